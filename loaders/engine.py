@@ -1,0 +1,108 @@
+"""The engine seam: what the pipeline uses of a loaded model, and nothing else.
+
+    future = engine.submit(Request((image,), "Transcribe the text of this page."))
+    future.result().text
+
+An engine is thread-safe, batches what is submitted to it as it sees fit, and is made by a
+`VLMLoader`. Frameworks implement this Protocol, each in one file.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pagemill.errors import ErrorKind
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FinishReason = Literal["stop", "length", "loop", "aborted"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question about zero or more images.
+
+    Attributes
+    ----------
+    images : tuple of PIL.Image.Image
+    prompt : str
+        Plain text; the engine lays the model's chat template around it.
+    max_new_tokens : int
+    temperature : float
+        0 is greedy decoding.
+    key : str
+        A name to abort by; several requests may share one.
+    """
+
+    images: tuple[Image, ...]
+    prompt: str
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An engine's answer.
+
+    Attributes
+    ----------
+    text : str
+    prompt_tokens, completion_tokens : int
+        Image tokens count as prompt tokens.
+    finish_reason : str
+        ``stop`` (the model ended it), ``length`` (the token cap did), ``loop`` (stopped because
+        it repeated itself; `text` ends where the repeating began) or ``aborted``.
+    seconds : float
+        This request's share of the engine's working time.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason
+    seconds: float
+
+
+class RequestError(Exception):
+    """This request alone failed; the engine goes on. Set on the request's future.
+
+    A failure of the engine itself is `pagemill.errors.EngineError`, set on every future.
+    """
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Engine(Protocol):
+    """A loaded model that answers requests.
+
+    Attributes
+    ----------
+    capacity : int
+        Requests that it reads at once. Keep about twice as many submitted, and it never waits.
+    version : str
+        Of the framework, such as ``transformers 5.23.0``.
+    busy_seconds : float
+        Time spent working since it was loaded.
+    """
+
+    capacity: int
+    version: str
+    busy_seconds: float
+
+    def submit(self, request: Request) -> Future[Completion]:
+        """Queue a request. Raises `EngineError` once the engine is closed or broken."""
+        ...
+
+    def abort(self, key: str) -> None:
+        """End the requests of this key, queued or running, with finish_reason ``aborted``."""
+        ...
+
+    def close(self) -> None:
+        """Stop, end what is queued with `EngineError`, free the memory. Twice is fine."""
+        ...

@@ -1,0 +1,248 @@
+"""Settings: what a run does, typed, read from one YAML file and checked once.
+
+    settings = load_settings("configs/local.yaml", {"limits.max_pages": 5})
+
+An option exists because two real runs need different values. After `load_settings` the rest
+of the code trusts what it gets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pagemill.errors import UsageError
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONFIGS = PROJECT / "configs"
+DEFAULT_CONFIG = "local"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Renderer(StrEnum):
+    """Which library draws PDF pages: pdfium first and poppler second, or one alone."""
+
+    AUTO = "auto"
+    PDFIUM = "pdfium"
+    POPPLER = "poppler"
+
+
+class Model(_Part):
+    """The model that reads, and how it is loaded."""
+
+    name: str = Field(description="the loader, one of `loaders.create_vlm_loader`'s names")
+    id: str = Field(description="hub id, or a folder: ./, ../ (from the config file) or /")
+    revision: str | None = Field(None, description="hub commit; pin it for reproducible runs")
+    framework: Literal["transformers", "vllm", "sglang", "echo"] = "transformers"
+    quantization: Literal["none", "4bit", "8bit", "awq"] = "none"
+    device: str = "cuda"
+    max_memory_gb: int | None = Field(None, ge=1)
+    trust_remote_code: bool = Field(False, description="run code that the checkpoint brings along")
+    batch_size: int = Field(8, ge=1, description="requests that the engine reads at once")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the framework as they are"
+    )
+
+
+class Output(_Part):
+    """One thing asked of every page; its name is a column."""
+
+    prompt: str = Field(min_length=1)
+    max_new_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(0.0, ge=0)
+
+
+class Render(_Part):
+    """How a page becomes pixels. Everything here but `workers` is part of the recipe."""
+
+    renderer: Renderer = Renderer.AUTO
+    max_pixels: int = Field(1_310_720, ge=784, description="of a page as the model gets it")
+    max_dpi: int = Field(200, ge=36, description="small PDF pages are not enlarged beyond this")
+    multiple_of: int = Field(28, ge=1, description="sides are multiples of this (patch × merge)")
+    blank_ink: float = Field(
+        2e-5, ge=0, lt=1, description="a page with less ink than this share of pixels is blank"
+    )
+    text_layer: Literal["never", "fallback"] = Field(
+        "fallback", description="use a PDF's own text when the model fails on a page"
+    )
+
+
+class Limits(_Part):
+    """Bounds on what one document may cost. Beyond them: a row that says which, not a crash."""
+
+    max_file_mb: int = Field(2048, ge=1)
+    max_pages: int = Field(10_000, ge=1, description="further pages are rows `skipped`")
+    max_declared_pages: int = Field(100_000, ge=1, description="more: one row `failed`")
+    max_image_pixels: int = Field(250_000_000, ge=1, description="of a decoded image")
+    seconds_per_page: float = Field(30, gt=0)
+    seconds_per_document: float = Field(1800, gt=0)
+    memory_mb: int = Field(1536, ge=256, description="address space of a render process")
+
+
+class Select(_Part):
+    """Which objects of the source are in scope; the others are only counted."""
+
+    include: list[str] = Field(["*"], description="globs on the path below SOURCE")
+    exclude: list[str] = Field([], description="globs on the path below SOURCE")
+
+
+class Work(_Part):
+    """How the job is cut and fed."""
+
+    shard_documents: int = Field(64, ge=1, description="documents of a shard, at most")
+    shard_mb: int = Field(256, ge=1, description="bytes of a shard's documents, about")
+    part_pages: int = Field(512, ge=1, description="rows of a part before it is committed")
+    shards_in_flight: int = Field(2, ge=1, description="so that the engine never drains")
+
+
+class StorageOptions(_Part):
+    """How to reach object storage. Keys come from the environment or a profile, never from here."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
+
+
+class Settings(_Part):
+    """One run's settings. See `configs/` for ready ones, one for each real use."""
+
+    model: Model
+    outputs: dict[str, Output]
+    render: Render = Render()
+    limits: Limits = Limits()
+    select: Select = Select()
+    work: Work = Work()
+    storage: StorageOptions = StorageOptions()
+
+    @field_validator("outputs")
+    @classmethod
+    def _names_are_columns(cls, outputs: dict[str, Output]) -> dict[str, Output]:
+        from pagemill.schema import RESERVED  # the schema imports pyarrow; settings need not
+
+        if not outputs:
+            raise ValueError("name at least one output, such as text")
+        for name in outputs:
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
+                raise ValueError(f"output {name!r}: use a lower-case word (letters, digits, _)")
+            if name in RESERVED:
+                raise ValueError(f"output {name!r}: that column exists already, choose another name")
+        return outputs
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Settings:
+        if self.limits.max_pages > self.limits.max_declared_pages:
+            raise ValueError("limits.max_pages is above limits.max_declared_pages")
+        return self
+
+
+def find_config(name: str) -> Path:
+    """The config file for a path or for the name of one in `configs/`.
+
+    Raises
+    ------
+    UsageError
+        No such file; the message lists the names that exist.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path.resolve()
+    known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+    raise UsageError(f"no config {name!r}: give the path of a YAML file or one of: {known}")
+
+
+def load_settings(
+    config: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read a config file, lay `overrides` over it, check the whole.
+
+    Parameters
+    ----------
+    config : str or Path, optional
+        A path, or a name in `configs/`; `configs/local.yaml` when left out.
+    overrides : mapping of str to value, optional
+        Dotted keys, such as ``{"model.device": "cuda"}``.
+
+    Raises
+    ------
+    UsageError
+        The file is missing or not YAML, a key is unknown or a value is out of its range; the
+        message names the file, the key and what is allowed.
+    """
+    path = find_config(str(config or DEFAULT_CONFIG))
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: expected keys such as model: and outputs:, see configs/local.yaml")
+    for key, value in (overrides or {}).items():
+        _put(data, key, value)
+    _resolve_model_path(data, path.parent)
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_explain(error)}") from None
+
+
+def parse_overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``("limits.max_pages=5",)`` as a mapping; values are YAML, so numbers are numbers."""
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {pair!r}: write key=value, such as limits.max_pages=5")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {pair!r}: the value is not valid YAML; quote it") from None
+    return overrides
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for key in parents:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise UsageError(f"--set {dotted}: {key!r} is a value, not a group of settings")
+    data[last] = value
+
+
+def _resolve_model_path(data: dict[str, Any], folder: Path) -> None:
+    """Make a relative model folder absolute, so that it does not depend on the caller's folder."""
+    model = data.get("model")
+    if isinstance(model, dict) and str(model.get("id", "")).startswith(("./", "../")):
+        model["id"] = str((folder / model["id"]).resolve())
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(step) for step in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {where!r}{_nearest(problem['loc'])}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message}" if where else message)
+    return "; ".join(lines)
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    import difflib
+
+    part: Any = Settings
+    for step in location[:-1]:
+        field = getattr(part, "model_fields", {}).get(step)
+        part = field.annotation if field else None
+    names = list(getattr(part, "model_fields", {}))
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(names)})"
