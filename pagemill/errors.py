@@ -132,6 +132,8 @@ ERRORS: dict[ErrorKind, ErrorFacts] = {
         True, "this object alone cannot be read (forbidden, archived, gone)", "check its access"
     ),
     ErrorKind.MODEL_FAILED: ErrorFacts(
-        True, "the model gave no usable answer for this page", "look at `attempts`; try another model"
+        True,
+        "the model gave no usable answer for this page",
+        "look at `attempts`; try another model",
     ),
 }

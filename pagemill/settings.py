@@ -135,7 +135,9 @@ class Settings(_Part):
             if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
                 raise ValueError(f"output {name!r}: use a lower-case word (letters, digits, _)")
             if name in RESERVED:
-                raise ValueError(f"output {name!r}: that column exists already, choose another name")
+                raise ValueError(
+                    f"output {name!r}: that column exists already, choose another name"
+                )
         return outputs
 
     @model_validator(mode="after")
@@ -184,7 +186,9 @@ def load_settings(
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise UsageError(f"{path}: expected keys such as model: and outputs:, see configs/local.yaml")
+        raise UsageError(
+            f"{path}: expected keys such as model: and outputs:, see configs/local.yaml"
+        )
     for key, value in (overrides or {}).items():
         _put(data, key, value)
     _resolve_model_path(data, path.parent)

@@ -1,0 +1,171 @@
+"""The Prefect API that a run talks to: the configured one, or one of its own.
+
+Prefect's own ephemeral server is started anew by every child process, drops events at exit and
+outlives a killed parent. So where no API is configured, one server is started here, shared by
+all children, drained before it is stopped, and dies with this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import IO
+
+from pagemill.errors import OrchestratorError
+
+START_SECONDS = 120
+DRAIN_SECONDS = 30
+
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+_SERVER = {
+    **_QUIET,
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+
+
+def quiet() -> None:
+    """Keep Prefect's chatter out of a terminal, unless its settings ask for it.
+
+    Call before prefect is first imported: it reads its settings once.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def prefect_api() -> Iterator[str]:
+    """The URL of the Prefect API for the runs inside the block.
+
+    Raises
+    ------
+    OrchestratorError
+        The embedded server did not start; the message has its last words.
+    """
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
+
+    configured = PREFECT_API_URL.value()
+    if configured:
+        yield configured
+        return
+    with _server() as url:
+        # The heartbeat serves automations of a lasting server; here it would cost a second.
+        settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        with temporary_settings(settings), _environment(PREFECT_API_URL=url):
+            yield url
+
+
+def wait_until_recorded(flow_run_id: str) -> None:
+    """Wait until the server has recorded the end of every task run of a flow run.
+
+    Task runs reach it as events, in the background; a server stopped too early forgets the
+    last ones. Gives up in silence after `DRAIN_SECONDS`: this is history, not the ledger.
+    """
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    filters = {
+        "flow_runs": {"id": {"any_": [flow_run_id]}},
+        "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}},
+    }
+    deadline = time.monotonic() + DRAIN_SECONDS
+    with contextlib.suppress(httpx.HTTPError):
+        while time.monotonic() < deadline:
+            answer = httpx.post(f"{PREFECT_API_URL.value()}/task_runs/count", json=filters)
+            if answer.json() == 0:
+                return
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[str]:
+    port = _free_port()
+    command = [
+        *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+    ]
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(
+            command,
+            env={**os.environ, **_SERVER},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the run, which still has states to report
+            preexec_fn=_die_with_parent,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}/api"
+            _wait_for(url, server, log)
+            yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    import httpx
+
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        time.sleep(0.1)
+    log.seek(0)
+    words = log.read()[-2000:].decode(errors="replace").strip().splitlines() or ["no output"]
+    raise OrchestratorError(
+        f"the embedded Prefect API did not start ({words[-1]}): start one with `prefect server "
+        "start` and set PREFECT_API_URL, or look at `pagemill doctor`"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere `finally` has to do
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

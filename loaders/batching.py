@@ -1,0 +1,263 @@
+"""Static batching behind `submit`: one thread gathers requests and answers them together.
+
+A framework that reads one batch at a time subclasses `BatchingEngine` and says how a batch is
+answered; queueing, fairness, aborting, running out of memory and breaking are done here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from loaders.engine import Completion, Request, RequestError
+from pagemill.errors import EngineError, ErrorKind
+
+log = logging.getLogger("pagemill.loaders")
+
+GATHER_SECONDS = 0.005
+"""How long a batch that is not full waits for company: callers submit in bursts."""
+PATIENCE = 2
+"""Full batches of other groups that may go before the oldest request."""
+FAILURES = 5
+"""Different requests that may fail in a row before the engine itself is held broken."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A request on its way through an engine.
+
+    Attributes
+    ----------
+    aborted : bool
+        Nobody waits for the answer any more: end it at the next step.
+    lost : str
+        Why the engine will not answer; empty while it will.
+    passed_over : int
+        Full batches of other groups that went first.
+    """
+
+    request: Request
+    future: Future[Completion] = field(default_factory=Future)
+    aborted: bool = False
+    lost: str = ""
+    passed_over: int = 0
+
+    @property
+    def ending(self) -> bool:
+        return self.aborted or bool(self.lost)
+
+    def finish(self, completion: Completion) -> None:
+        """Answer the request, unless the engine has been closed meanwhile."""
+        if self.lost:
+            self.future.set_exception(EngineError(self.lost))
+        else:
+            self.future.set_result(completion)
+
+    def fail(self, kind: ErrorKind, message: str) -> None:
+        """Fail this request alone."""
+        self.future.set_exception(RequestError(kind, message))
+
+    def drop(self) -> None:
+        """End a job that was never started."""
+        if self.future.set_running_or_notify_cancel():
+            self.finish(Completion("", 0, 0, "aborted", 0.0))
+
+
+def group_of(request: Request) -> tuple[float, int]:
+    """Requests of one group are decoded together: equal temperature, tokens within a factor 2."""
+    return request.temperature, request.max_new_tokens.bit_length()
+
+
+def next_batch(waiting: Sequence[Job], size: int) -> list[Job]:
+    """The jobs to answer next: the oldest and its group, or a group that fills a batch.
+
+    Parameters
+    ----------
+    waiting : sequence of Job
+        Oldest first, at least one.
+    size : int
+        Jobs of a batch, at most.
+    """
+    groups: dict[tuple[float, int], list[Job]] = {}
+    for job in waiting:
+        groups.setdefault(group_of(job.request), []).append(job)
+    oldest = next(iter(groups.values()))
+    full = next((group for group in groups.values() if len(group) >= size), oldest)
+    if full is not oldest and oldest[0].passed_over < PATIENCE:
+        oldest[0].passed_over += 1
+        return full[:size]
+    return oldest[:size]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong, without the traceback that would keep its tensors alive."""
+
+    kind: ErrorKind
+    message: str
+
+
+class BatchingEngine(ABC):
+    """An `Engine` that answers one batch at a time, in a thread of its own.
+
+    A subclass loads its model first and calls `__init__` last. Attributes: see `Engine`.
+    """
+
+    def __init__(self, batch_size: int, version: str) -> None:
+        self.capacity = batch_size
+        self.version = version
+        self.busy_seconds = 0.0
+        self._busy_since = 0.0
+        self._waiting: list[Job] = []
+        self._running: list[Job] = []
+        self._failing: set[object] = set()
+        self._over = ""
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="pagemill-engine", daemon=True)
+        self._thread.start()
+        # A daemon thread that still computes while the interpreter goes down can crash it.
+        atexit.register(self.close)
+
+    @abstractmethod
+    def _answer(self, jobs: list[Job]) -> None:
+        """`_finish` each job as soon as it is done. What is raised concerns those not done."""
+
+    def _refusal(self, request: Request) -> str | None:
+        """Why a request can never be answered, if so; checked when it is submitted."""
+        return None
+
+    def _is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError)
+
+    def _free(self) -> None:  # noqa: B027 (an engine without a model has nothing to free)
+        """Let go of the model. Called once or more, after the last answer."""
+
+    def submit(self, request: Request) -> Future[Completion]:
+        """Queue a request. Raises `EngineError` once the engine is closed or broken."""
+        job = Job(request)
+        refusal = self._refusal(request)
+        with self._wake:
+            if self._over:
+                raise EngineError(self._over)
+            if refusal is None:
+                self._waiting.append(job)
+                self._wake.notify_all()
+        if refusal is not None:
+            job.fail(ErrorKind.MODEL_FAILED, refusal)
+        return job.future
+
+    def abort(self, key: str) -> None:
+        """End the requests of this key, queued or running, with finish_reason ``aborted``."""
+        with self._wake:
+            for job in self._running:
+                job.aborted |= job.request.key == key
+            queued = [job for job in self._waiting if job.request.key == key]
+            self._waiting = [job for job in self._waiting if job.request.key != key]
+        for job in queued:
+            job.drop()
+
+    def close(self) -> None:
+        """Stop, end what is queued or running with `EngineError`, free the memory."""
+        self._stop("the engine is closed")
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._free()
+        atexit.unregister(self.close)
+
+    def _stop(self, reason: str) -> None:
+        with self._wake:
+            self._over = self._over or reason
+            queued, self._waiting = self._waiting, []
+            for job in (*queued, *self._running):
+                job.lost = self._over
+            self._wake.notify_all()
+        for job in queued:
+            job.drop()
+
+    def _work(self) -> None:
+        while (jobs := self._gather()) is not None:
+            self._busy_since = time.perf_counter()
+            self._run(jobs)
+            self._tick()
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.busy_seconds += now - self._busy_since
+        self._busy_since = now
+
+    def _finish(self, job: Job, completion: Completion) -> None:
+        """Deliver one answer; whoever gets it finds its seconds in `busy_seconds`."""
+        self._tick()
+        job.finish(completion)
+
+    def _gather(self) -> list[Job] | None:
+        """Wait for requests; the next batch of them, or None when the engine is over."""
+        with self._wake:
+            self._running = []
+            self._wake.wait_for(lambda: self._over or self._waiting)
+            self._wake.wait_for(lambda: self._over or self._is_full(), GATHER_SECONDS)
+            if self._over:
+                return None
+            batch = next_batch(self._waiting, self.capacity) if self._waiting else []
+            self._waiting = [job for job in self._waiting if job not in batch]
+            self._running = [job for job in batch if job.future.set_running_or_notify_cancel()]
+            return self._running
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= self.capacity
+
+    def _run(self, jobs: list[Job]) -> None:
+        """Answer `jobs`; after a failure those left in halves (memory) or one by one."""
+        failure = self._attempt(jobs)
+        left = [job for job in jobs if not job.future.done()]
+        if len(left) < len(jobs):
+            self._failing.clear()
+        if failure is None or not left:
+            return
+        if len(left) == 1:
+            return self._fail(left[0], failure)
+        memory = failure.kind is ErrorKind.OUT_OF_MEMORY
+        log.warning("a batch of %d failed, trying it in parts: %s", len(left), failure.message)
+        size = (len(left) + 1) // 2 if memory else 1
+        for start in range(0, len(left), size):
+            self._run(left[start : start + size])
+
+    def _attempt(self, jobs: list[Job]) -> _Failure | None:
+        for job in jobs:
+            if job.ending:
+                job.finish(Completion("", 0, 0, "aborted", 0.0))
+        waiting = [job for job in jobs if not job.future.done()]
+        try:
+            if waiting:
+                self._answer(waiting)
+            return None
+        except BaseException as error:  # a panic in tokenizers is no Exception
+            memory = self._is_out_of_memory(error)
+            kind = ErrorKind.OUT_OF_MEMORY if memory else ErrorKind.MODEL_FAILED
+            return _Failure(kind, f"{type(error).__name__}: {one_line(error)}")
+
+    def _fail(self, job: Job, failure: _Failure) -> None:
+        """Fail one job; with the fifth in a row the engine is broken."""
+        # Tries of one page share its key: a page that keeps failing does not condemn the engine.
+        self._failing.add(job.request.key or job)
+        if len(self._failing) >= FAILURES and not job.lost:
+            self._stop(
+                f"the engine failed on {FAILURES} requests in a row, the last with: "
+                f"{failure.message}"
+            )
+        if job.lost:
+            job.future.set_exception(EngineError(job.lost))
+        else:
+            job.fail(failure.kind, failure.message)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception's message without line breaks, cut to `limit` characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,132 @@
+"""The one engine of this process: loaded once, kept, replaced when another config is asked for.
+
+engine = resident(settings.model)
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from loaders.batching import one_line
+from loaders.checkpoint import declared_quantization, is_folder, read_config, scheme_name
+from loaders.echo import EchoEngine, EchoOptions
+from loaders.engine import Engine
+from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig, create_vlm_loader
+from pagemill.errors import EngineError, UsageError
+from pagemill.settings import Model
+
+log = logging.getLogger("pagemill.loaders")
+
+SCHEMES = {"4bit": "bnb-nf4", "8bit": "bnb-int8", "awq": "awq"}
+
+_lock = threading.Lock()
+_held: list[tuple[Model, Engine]] = []  # none or one
+
+
+def resident(model: Model) -> Engine:
+    """This process's engine for `model`, loading it if need be; others wait meanwhile.
+
+    An engine of another config is closed first: two models seldom fit.
+
+    Raises
+    ------
+    EngineError
+        The model cannot be loaded; one line with the cause and the remedy.
+    """
+    with _lock:
+        if not _held or _held[0][0] != model:
+            _close()
+            _held.append((model, _open(model)))
+        return _held[0][1]
+
+
+def release() -> None:
+    """Unload the resident engine, if there is one."""
+    with _lock:
+        _close()
+
+
+def engine_for(model: Model) -> Engine:
+    """A new engine for `model`; the caller closes it.
+
+    Raises
+    ------
+    UsageError
+        The model's name or an option of echo is unknown.
+    EngineError
+        The model cannot be loaded.
+    """
+    if model.framework == "echo":
+        return _echo(model)
+    config = VLMConfig(
+        model_id=model.id,
+        quantization=QuantizationType(model.quantization),
+        framework=InferenceFramework(model.framework),
+        max_memory_gb=model.max_memory_gb,
+        device=model.device,
+        trust_remote_code=model.trust_remote_code,
+        revision=model.revision,
+        batch_size=model.batch_size,
+        dtype=model.options.get("dtype"),
+        options={name: value for name, value in model.options.items() if name != "dtype"},
+    )
+    try:
+        loader = create_vlm_loader(model.name, config)
+        loader.load()
+        return loader.engine
+    except ValueError as error:
+        raise UsageError(f"model.name: {one_line(error)}") from error
+    except RuntimeError as error:
+        raise EngineError(one_line(error)) from error
+
+
+def quantization_name(model: Model) -> str:
+    """The scheme's real name, for the recipe: ``bnb-nf4``, ``awq``, ``fp8``, ``none`` …
+
+    Raises
+    ------
+    UsageError
+        The model's folder does not exist.
+    EngineError
+        The config of a hub model cannot be had.
+    """
+    if model.quantization != "none":
+        return SCHEMES[model.quantization]
+    if model.framework == "echo":
+        return "none"
+    if is_folder(model.id) and not Path(model.id).expanduser().is_dir():
+        raise UsageError(f"model.id: {model.id}: no such folder")
+    try:
+        return scheme_name(declared_quantization(read_config(model.id, model.revision)))
+    except RuntimeError as error:
+        raise EngineError(one_line(error)) from error
+
+
+def _open(model: Model) -> Engine:
+    began = time.perf_counter()
+    engine = engine_for(model)
+    log.info(
+        "loaded %s (%s, %s, %.0f MB of weights) in %.1f s",
+        model.id,
+        engine.version,
+        model.quantization,
+        getattr(engine, "weight_bytes", 0) / 1e6,
+        time.perf_counter() - began,
+    )
+    return engine
+
+
+def _close() -> None:
+    while _held:
+        _held.pop()[1].close()
+
+
+def _echo(model: Model) -> Engine:
+    try:
+        options = EchoOptions(**model.options)
+    except TypeError as error:
+        raise UsageError(f"model.options of echo: {one_line(error)}") from error
+    return EchoEngine(options, model.batch_size)

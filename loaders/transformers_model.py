@@ -1,0 +1,202 @@
+"""Loading a model and its processor with transformers: where, how precise, what can go wrong."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import torch
+
+from loaders.batching import one_line
+from loaders.checkpoint import declared_quantization, read_config
+from loaders.families import FAMILIES, Family
+from loaders.memory import keep_freed_memory
+from loaders.quantization import quantization_settings, refuse_quantization
+from loaders.torchvision_repair import repair_torchvision
+from loaders.vlm_loader import VLMConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNBOUNDED = 1 << 30
+
+
+def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
+    """The model and its processor.
+
+    Raises
+    ------
+    RuntimeError
+        One line with the cause and the remedy; what can be refused is refused before loading.
+    """
+    declared = _check(config, family)
+    if config.device == "cpu":
+        keep_freed_memory()
+    repair_torchvision()
+    _silence()
+    try:
+        processor = _load_processor(config)
+        model = _load_model(config, family, declared)
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"{config.model_id}: the weights do not fit on {config.device}: "
+            "use quantization: 4bit, a smaller model or another device"
+        ) from error
+    except OSError as error:
+        raise RuntimeError(
+            f"{config.model_id}: its files cannot be had ({one_line(error, 160)}); check the "
+            "name, the network and that the weights are safetensors"
+        ) from error
+    _refuse_offload(config, model)
+    return model.eval(), processor
+
+
+def _check(config: VLMConfig, family: Family) -> dict[str, Any]:
+    """Refuse what cannot work; the checkpoint's own quantization."""
+    if config.model_id in family.instead:
+        raise RuntimeError(
+            f"{config.model_id}: transformers cannot load it; use {family.instead[config.model_id]}"
+        )
+    _refuse_device(config)
+    _dtype(config)
+    checkpoint = read_config(config.model_id, config.revision)
+    _refuse_family(config, family, str(checkpoint.get("model_type")))
+    declared = declared_quantization(checkpoint)
+    refuse_quantization(config, family, declared)
+    return declared
+
+
+def _refuse_family(config: VLMConfig, family: Family, found: str) -> None:
+    if family.model_types and found not in family.model_types:
+        right = next((f for f in FAMILIES.values() if found in f.model_types), FAMILIES["auto"])
+        raise RuntimeError(
+            f"{config.model_id}: a {found} model, but {family.names[-1]} loads "
+            f"{' or '.join(family.model_types)}; use the name {right.names[-1]}, or a checkpoint "
+            f"such as {family.hub_id}"
+        )
+
+
+def _refuse_device(config: VLMConfig) -> None:
+    try:
+        kind = torch.device(config.device).type
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"device {config.device!r} is unknown: use cuda, cuda:0 or cpu"
+        ) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"device {config.device}: torch {torch.__version__} sees no GPU; use device: cpu, or "
+            "install a driver and a torch for CUDA"
+        )
+
+
+def _dtype(config: VLMConfig) -> torch.dtype:
+    """float32 on a CPU: measured faster there than bfloat16."""
+    if config.dtype is not None:
+        if config.dtype not in DTYPES:
+            raise RuntimeError(f"dtype {config.dtype!r} is unknown: use {', '.join(DTYPES)}")
+        return DTYPES[config.dtype]
+    if config.device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _silence() -> None:
+    """No progress bars, advice or, from 8-bit, a line for each matrix product."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(transformers|bitsandbytes|torch|accelerate)\b")
+
+
+def _load_processor(config: VLMConfig) -> Any:
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(
+        config.model_id, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    if getattr(processor, "chat_template", None) is None:
+        raise RuntimeError(
+            f"{config.model_id}: no chat template, so it is not a model that follows "
+            "instructions; use its instruct version"
+        )
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = "left"  # answers are appended on the right
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+def _load_model(config: VLMConfig, family: Family, declared: dict[str, Any]) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    dtype = _dtype(config)
+    arguments: dict[str, Any] = {
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "dtype": dtype,
+        "use_safetensors": True,
+        **_placement(config),
+        **config.options,
+    }
+    quantization = quantization_settings(config, family, declared, dtype)
+    if quantization is not None:
+        arguments["quantization_config"] = quantization
+    model = AutoModelForImageTextToText.from_pretrained(config.model_id, **arguments)
+    if model.config.is_encoder_decoder:
+        raise RuntimeError(
+            f"{config.model_id}: an encoder-decoder model, which cannot be batched here; "
+            "use a model such as Qwen2.5-VL"
+        )
+    return model
+
+
+def _placement(config: VLMConfig) -> dict[str, Any]:
+    """Where the weights go. A limit works only together with ``device_map="auto"``."""
+    device = torch.device(config.device)
+    if config.max_memory_gb is not None:
+        place = "cpu" if device.type == "cpu" else device.index or 0
+        return {"device_map": "auto", "max_memory": {place: f"{config.max_memory_gb}GiB"}}
+    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
+        return {"device_map": "auto"}
+    return {"device_map": {"": config.device}}
+
+
+def _refuse_offload(config: VLMConfig, model: Any) -> None:
+    """Weights beyond the limit go to the CPU or to disk silently, and every page then crawls."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if "disk" in places or ("cpu" in places and config.device != "cpu"):
+        limit = f"max_memory_gb: {config.max_memory_gb}" if config.max_memory_gb else config.device
+        raise RuntimeError(
+            f"{config.model_id}: its weights do not fit into {limit}; raise it, or use "
+            "quantization: 4bit or a smaller model"
+        )
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of the weights as they are held, quantized or not; shared ones once."""
+    held = {id(part): part.nbytes for part in (*model.parameters(), *model.buffers())}
+    return sum(held.values())
+
+
+def special_tokens(processor: Any) -> frozenset[str]:
+    """Tokens that stand for images or end turns: in a prompt they break every family."""
+    tokenizer = processor.tokenizer
+    named = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")]
+    tokens = {*tokenizer.all_special_tokens, *(str(token) for token in named if token)}
+    return frozenset(token for token in tokens if token)
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Token ids that end an answer."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    return frozenset(ends if isinstance(ends, (list, tuple)) else [ends])
+
+
+def context_length(model: Any) -> int:
+    """Tokens that the model can hold, prompt and answer together."""
+    text = model.config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or UNBOUNDED)

@@ -1,0 +1,400 @@
+"""S3, as pagemill calls it: seven calls, each with a deadline and with errors in words.
+
+    s3 = S3(StorageOptions(endpoint_url="http://127.0.0.1:9000"))
+    etag = s3.put("bucket", "pages/a", b"...", IfNoneMatch="*")
+
+The calls go through an s3fs file system (its client, session and event loop), but not through
+its paths: keys are taken as they are (``#``, ``?``, ``*``, ``//``, a trailing ``/``), listings
+come page by page and are never cached, and no call silently becomes several.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from pagemill.errors import PagemillError, StorageError, UsageError
+from pagemill.settings import StorageOptions
+
+DEADLINE = 120.0
+"""Seconds for one call, its retries included; s3fs alone may hang for much longer."""
+SLOWEST = 1_000_000
+"""Bytes a second below which a transfer counts as hung; added to `DEADLINE`."""
+CHUNK = 4 * 2**20
+"""Bytes handed over at once when an object is streamed."""
+TRIES = 3
+"""Times that a broken body is read again; the client itself does not."""
+
+_ONE_PUT = 5 * 2**30
+_WRITER = "pagemill-write"
+
+_REFUSED = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidSecurity",
+    "TokenRefreshRequired",
+    "AuthFailure",
+}
+_DENIED = {"403", "AccessDenied", "Forbidden", "AllAccessDisabled", "AccountProblem"}
+_MISSING = {"404", "NotFound", "NoSuchKey"}
+_REGION = {
+    "301",
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+}
+_BUSY = {"500", "502", "503", "504", "SlowDown", "ServiceUnavailable", "InternalError"}
+
+
+class S3Error(StorageError):
+    """An S3 call that failed.
+
+    Attributes
+    ----------
+    code : str
+        S3's own error code, but with one name where it has several: ``NoSuchKey``,
+        ``NoSuchBucket``, ``AccessDenied``, ``Refused`` (the keys), ``PreconditionFailed``,
+        ``Unreachable``, ``TimedOut``, ``Broken`` (a body cut midway), ``Busy``.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class S3Object(NamedTuple):
+    """One object as a listing or a response shows it; `etag` without quotes, `size` in bytes."""
+
+    key: str
+    etag: str
+    size: int
+    modified: datetime | None
+
+
+class S3Body:
+    """An object that is being read: iterate over it once, in chunks of about `CHUNK` bytes.
+
+    Attributes
+    ----------
+    found : S3Object
+        Of exactly the bytes that are read.
+    """
+
+    def __init__(self, run: Callable[..., Any], response: Any, found: S3Object) -> None:
+        self._run, self._body, self.found = run, response["Body"], found
+
+    def __enter__(self) -> S3Body:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._body.close()  # without reading the rest
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = self.found.size
+        end = time.monotonic() + DEADLINE + left / SLOWEST
+        while left:
+            seconds = max(end - time.monotonic(), 1)
+            chunk = self._run(self._read, min(left, CHUNK), seconds)
+            if not chunk:
+                raise S3Error(f"{left} bytes of the object never came", "Broken")
+            left -= len(chunk)
+            yield chunk
+
+    async def _read(self, size: int) -> bytes:
+        # One read gives what one packet brought; a hop between threads for each would be slow.
+        parts = []
+        while size and (part := await self._body.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+def s3_filesystem(options: StorageOptions) -> Any:
+    """An s3fs file system, made once per process for equal options.
+
+    Keys come from the environment, the profile or the machine's role, never from options.
+    """
+    import fsspec
+
+    config: dict[str, Any] = {
+        "connect_timeout": 10,
+        "read_timeout": 30,  # so that several tries fit into the deadline
+        "retries": {"mode": "standard", "total_max_attempts": 5},
+        "max_pool_connections": 50,
+        # Checksums in trailers are refused by many S3-compatible servers.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    if options.endpoint_url:
+        config["s3"] = {"addressing_style": "path"}
+    fs = fsspec.filesystem(
+        "s3",
+        anon=options.anonymous,
+        endpoint_url=options.endpoint_url,
+        client_kwargs={"region_name": options.region} if options.region else {},
+        config_kwargs=config,
+        use_listings_cache=False,
+        max_concurrency=1,
+        **({"profile": options.profile} if options.profile else {}),
+    )
+    fs.retries = 1  # the client's own tries are enough; five times five take minutes
+    return fs
+
+
+class S3:
+    """Calls to one S3 service. Thread-safe; make one wherever it is needed, it is cheap.
+
+    Every method raises `S3Error`, a `StorageError`, whose message says what was being done,
+    where, why it failed and what to do.
+    """
+
+    def __init__(self, options: StorageOptions) -> None:
+        self._fs = s3_filesystem(options)
+        self._endpoint = options.endpoint_url or "the S3 endpoint"
+
+    def list(self, bucket: str, prefix: str, limit: int = 1000) -> Iterator[S3Object]:
+        """All objects whose keys begin with `prefix`, in key order, `limit` for each request."""
+        token: dict[str, Any] = {}
+        while True:
+            more = {"Prefix": prefix, "MaxKeys": limit, **token}
+            page = self._call("list", bucket, prefix, "list_objects_v2", **more)
+            for item in page.get("Contents", ()):
+                found = _utc(item.get("LastModified"))
+                yield S3Object(item["Key"], _bare(item["ETag"]), item["Size"], found)
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def can_list(self, bucket: str, prefix: str) -> bool:
+        """Whether these keys may list here: tells one forbidden object from a forbidden bucket."""
+        try:
+            self._call("list", bucket, prefix, "list_objects_v2", Prefix=prefix, MaxKeys=1)
+        except S3Error as error:
+            if error.code in ("AccessDenied", "Refused"):
+                return False
+            raise
+        return True
+
+    def head(self, bucket: str, key: str) -> S3Object | None:
+        """The object, or None where there is none."""
+        try:
+            response = self._call("look at", bucket, key, "head_object", Key=key)
+        except S3Error as error:
+            if error.code == "NoSuchKey":
+                return None
+            raise
+        return _object(key, response)
+
+    def open(self, bucket: str, key: str) -> S3Body:
+        """Start to read an object; close it, or use it as a context manager."""
+        response = self._call("read", bucket, key, "get_object", Key=key)
+
+        def run(read: Callable[[int], Awaitable[bytes]], size: int, seconds: float) -> bytes:
+            try:
+                return bytes(self._run("read", bucket, key, lambda: read(size), seconds))
+            except S3Error as error:
+                raise S3Error(str(error), "Broken") from None
+
+        return S3Body(run, response, _object(key, response))
+
+    def get(self, bucket: str, key: str) -> tuple[bytes, str]:
+        """An object's bytes and the etag of exactly these."""
+        for attempt in range(TRIES):
+            try:
+                with self.open(bucket, key) as body:
+                    return b"".join(body), body.found.etag
+            except S3Error as error:
+                if error.code != "Broken" or attempt == TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def put(self, bucket: str, key: str, data: bytes, **condition: Any) -> str:
+        """Write an object in one request, ``IfNoneMatch="*"`` or ``IfMatch=etag`` perhaps.
+
+        Always one PUT, never a multipart upload: that is atomic, gives the etag and leaves
+        nothing behind when killed.
+
+        A write whose answer was lost is tried again by the client, and is then refused because
+        of *itself*. So every write carries a mark of its own in its metadata, and whenever one
+        fails, the object there is asked whose it is. What cannot be decided (the server stays
+        silent) is raised: should that write land later, it lands under its own condition, and
+        so never over another's.
+
+        Raises
+        ------
+        S3Error
+            Code ``PreconditionFailed``: another's write came first.
+        """
+        if len(data) > _ONE_PUT:
+            raise S3Error(f"cannot write {_url(bucket, key)}: over 5 GiB: lower work.part_pages")
+        mark = uuid.uuid4().hex
+        request = {"Key": key, "Body": data, "Metadata": {_WRITER: mark}, **condition}
+        seconds = DEADLINE + len(data) / SLOWEST
+        for attempt in range(1, 6):
+            try:
+                response = self._call("write", bucket, key, "put_object", seconds, **request)
+                return _bare(response["ETag"])
+            except S3Error as error:
+                if error.code == "ConditionalRequestConflict":  # two at once: S3 asks to try again
+                    time.sleep(0.1 * attempt)
+                    continue
+                if (etag := self._landed(bucket, key, mark)) is None:
+                    raise
+                return etag
+        raise S3Error(f"cannot write {_url(bucket, key)}: others keep writing it", "Busy")
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Remove an object; none there is fine."""
+        self._call("delete", bucket, key, "delete_object", Key=key)
+
+    def _landed(self, bucket: str, key: str, mark: str) -> str | None:
+        """The etag of what is at `key`, if the write with this mark put it there."""
+        try:
+            response = self._call("look at", bucket, key, "head_object", Key=key)
+        except S3Error:
+            return None  # the first error says more
+        ours = response.get("Metadata", {}).get(_WRITER) == mark
+        return _bare(response["ETag"]) if ours else None
+
+    def _call(
+        self,
+        what: str,
+        bucket: str,
+        key: str,
+        method: str,
+        seconds: float | None = None,
+        **arguments: Any,
+    ) -> Any:
+        async def call() -> Any:
+            return await self._fs._call_s3(method, Bucket=bucket, **arguments)
+
+        return self._run(what, bucket, key, call, seconds or DEADLINE)
+
+    def _run(
+        self,
+        what: str,
+        bucket: str,
+        key: str,
+        call: Callable[[], Awaitable[Any]],
+        seconds: float,
+    ) -> Any:
+        from fsspec.asyn import sync
+
+        try:
+            return sync(self._fs.loop, call, timeout=seconds)
+        except Exception as error:
+            doing = f"cannot {what} {_url(bucket, key)}"
+            raise _explain(error, doing, self._endpoint, seconds) from None
+
+
+def split_s3(url: str) -> tuple[str, str]:
+    """Bucket and key of ``s3://bucket/key``, the key as it is."""
+    bucket, _, key = re.sub(r"^s3a?://", "", url).partition("/")
+    return bucket, key
+
+
+def scrub(text: str) -> str:
+    """`text` on one line, without passwords in URLs and without this process's keys."""
+    text = re.sub(r"//[^/@\s]+@", "//***@", " ".join(text.split()))
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return text
+
+
+def _explain(error: Exception, doing: str, endpoint: str, seconds: float) -> PagemillError:
+    """The error in words; one that is not about storage comes back as it is, to be raised."""
+    from botocore import exceptions as boto  # type: ignore[import-untyped]
+
+    if isinstance(error, PagemillError):
+        return error
+    if isinstance(error, boto.ProfileNotFound):
+        return UsageError(f"storage.profile: {error}: see ~/.aws/credentials for the names")
+    if isinstance(error, boto.ParamValidationError):
+        return UsageError(f"{doing}: {scrub(str(error))}: check the name of the bucket")
+    code, detail = _code(error, seconds)
+    cause, remedy = {
+        "AccessDenied": ("access denied", "give these keys the right to it, or use others"),
+        "Refused": ("the keys are refused", "check AWS_ACCESS_KEY_ID and so on, or the profile"),
+        "NoCredentials": (
+            "no keys",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, storage.profile, or "
+            "storage.anonymous=true for a public bucket",
+        ),
+        "NoSuchBucket": ("no such bucket", "check its name, or create it"),
+        "NoSuchKey": ("no such object", "check the name"),
+        "InvalidObjectState": ("archived", "restore the object first"),
+        "RequestTimeTooSkewed": ("this machine's clock is wrong", "set it"),
+        "Region": ("the bucket is in another region", "set storage.region"),
+        "Unreachable": (f"cannot reach {endpoint}", "check storage.endpoint_url and the network"),
+        "TimedOut": (f"no answer in {seconds:.0f} s", "run again: what is committed stays"),
+        "Busy": ("the server fails", "run again later: what is committed stays"),
+        "Broken": ("the connection broke midway", "run again: what is committed stays"),
+        "PreconditionFailed": ("somebody else wrote it first", "look again"),
+    }.get(code, ("refused", "see the server's log"))
+    # The client's text names the request's URL, which may be long; the code says as much.
+    return S3Error(scrub(f"{doing}: {cause}{f' ({detail})' if detail else ''}: {remedy}"), code)
+
+
+def _code(error: Exception, seconds: float) -> tuple[str, str]:
+    """One of `S3Error.code`'s names, and the server's or client's own words."""
+    from aiohttp import ClientError as HttpError
+    from botocore import exceptions as boto
+
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if response:
+        return _server_code(response)
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return "NoCredentials", ""
+    if isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError):
+        return "NoCredentials", type(error).__name__
+    if isinstance(error, boto.ResponseStreamingError | boto.IncompleteReadError | HttpError):
+        return "Broken", type(error).__name__
+    if isinstance(error, boto.ConnectionError | boto.HTTPClientError | ConnectionError):
+        return "Unreachable", type(error).__name__
+    if isinstance(error, TimeoutError):  # asyncio's and fsspec's are kinds of it
+        return "TimedOut", ""
+    if isinstance(error, OSError | boto.BotoCoreError):
+        return "Unknown", f"{type(error).__name__}: {error}"
+    raise error
+
+
+def _server_code(response: Any) -> tuple[str, str]:
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    known = (
+        ("Refused", _REFUSED),
+        ("AccessDenied", _DENIED),
+        ("NoSuchKey", _MISSING),
+        ("Region", _REGION),
+        ("Busy", _BUSY),
+        ("PreconditionFailed", {"412", "PreconditionFailed"}),
+    )
+    name = next((name for name, codes in known if code in codes), code)
+    if name == code and isinstance(status, int) and status >= 500:
+        name = "Busy"
+    return name, code if name != "NoSuchBucket" else ""
+
+
+def _object(key: str, response: Any) -> S3Object:
+    modified = _utc(response.get("LastModified"))
+    return S3Object(key, _bare(response["ETag"]), response["ContentLength"], modified)
+
+
+def _utc(when: datetime | None) -> datetime | None:
+    return when.astimezone(UTC) if when else None
+
+
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _url(bucket: str, key: str) -> str:
+    return f"s3://{bucket}/{key}"

@@ -1,0 +1,347 @@
+"""Process a shard: fetch → render → read → rows → one conditional commit.
+
+The stages overlap: the next documents are fetched and pages are drawn in other processes while
+the engine reads. What is between them is bounded by the engine's capacity, so memory does not
+grow with the document, the shard or the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from pagemill.document import Failure, PageFailure, PageImage, SourceObject
+from pagemill.errors import ErrorKind
+from pagemill.ledger import DocumentRows, Row
+from pagemill.schema import Status
+from tasks.fetch import Fetched, fetch
+from tasks.plan import Item, Reason, Shard
+from tasks.read import read_page
+from tasks.render import Opened, render
+from tasks.rows import RowMaker
+from tasks.worker import Worker
+
+FETCH_AHEAD = 4
+"""Documents fetched while the ones before them are drawn."""
+
+DOCUMENT_SUFFIXES = (
+    *(".pdf", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".jp2", ".j2k"),
+    *(".avif", ".heic", ".pbm", ".pgm", ".ppm"),
+)
+"""Names that promise a document. What else is not one was not meant to be: `skipped`."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a shard did: small, and all that travels back through the orchestrator.
+
+    Attributes
+    ----------
+    shard : int
+    documents, copied : int
+        Documents with rows; those of them that are copies of equal ones.
+    committed : int
+        Documents committed. Fewer than `documents` where another run was faster.
+    pages : dict
+        Rows by status.
+    prompt_tokens, completion_tokens : int
+    gpu_seconds, render_seconds : float
+    """
+
+    shard: int
+    documents: int
+    copied: int
+    committed: int
+    pages: dict[str, int]
+    prompt_tokens: int
+    completion_tokens: int
+    gpu_seconds: float
+    render_seconds: float
+
+
+def process_shard(worker: Worker, shard: Shard) -> Receipt:
+    """Read the documents of a shard and commit their rows.
+
+    Documents are committed as soon as `work.part_pages` rows are complete, so that a crash
+    costs no more than that.
+
+    Raises
+    ------
+    StorageError, EngineError
+        The shard cannot go on. What is complete is committed; the next run does the rest.
+    Stopped
+        The worker was asked to stop; likewise.
+    """
+    return _ShardRun(worker, shard).run()
+
+
+@dataclass
+class _Document:
+    """A document whose pages are being read."""
+
+    item: Item
+    maker: RowMaker
+    page_count: int
+    rows: dict[int, Row] = field(default_factory=dict)
+    staged: set[int] = field(default_factory=set)
+
+    def result(self) -> DocumentRows:
+        rows = [self.rows[number] for number in sorted(self.rows)]
+        return DocumentRows(self.item.source.uri, rows, self.item.seen, self.item.pages)
+
+
+class _ShardRun:
+    def __init__(self, worker: Worker, shard: Shard) -> None:
+        self.worker = worker
+        self.shard = shard
+        self.settings = worker.job.settings
+        self.key = f"shard-{shard.number}"
+        self.pending: deque[Callable[[], None]] = deque()
+        self.complete: list[DocumentRows] = []
+        self.claims: dict[str, str] = {}
+        self.waiting: list[tuple[Item, RowMaker, Future[list[Row]]]] = []
+        self.totals: Counter[str] = Counter()
+        self.pages: Counter[str] = Counter()
+
+    def run(self) -> Receipt:
+        try:
+            with contextlib.closing(_ahead(self._fetch, self.shard.items)) as documents:
+                for item, fetched in documents:
+                    self._start(item, fetched)
+            self._finish_pending(0)
+            self._take_copies()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        self._commit()
+        return self._receipt()
+
+    # -- one document ----------------------------------------------------------------------
+
+    def _fetch(self, item: Item) -> tuple[Item, Fetched | Failure]:
+        self.worker.check_stop()
+        return item, fetch(item.source, self.settings)
+
+    def _start(self, item: Item, fetched: Fetched | Failure) -> None:
+        self.worker.check_stop()
+        if isinstance(fetched, Failure):
+            self._fail(item, self._maker(item, item.source, None), fetched)
+            return
+        with fetched:
+            source = fetched.source
+            maker = self._maker(item, source, fetched.sha256)
+            if not self._has_twin(item, maker, fetched.sha256):
+                self._read(item, maker, fetched)
+
+    def _maker(self, item: Item, source: SourceObject, sha256: str | None) -> RowMaker:
+        job = self.worker.job
+        framework = job.settings.model.framework
+        return RowMaker(source, sha256, job.recipe, framework, job.run_id, item.tries)
+
+    def _has_twin(self, item: Item, maker: RowMaker, sha256: str) -> bool:
+        """Whether equal bytes have been read, or are being read, under any name."""
+        if item.reason is Reason.RETRY:
+            return False
+        uri = self.worker.ledger.same_bytes(sha256, self.worker.deciders)
+        if uri is not None:
+            self._complete_copy(item, maker, self.worker.ledger.rows(uri))
+            return True
+        twin = self.worker.claim(sha256)
+        if twin is not None:
+            self.waiting.append((item, maker, twin))
+            return True
+        self.claims[item.source.uri] = sha256
+        return False
+
+    def _read(self, item: Item, maker: RowMaker, fetched: Fetched) -> None:
+        staged = self._staged(maker, item)
+        pages = render(
+            fetched.file, self.settings, only=item.pages, skip=staged, stop=self.worker.stop
+        )
+        with contextlib.closing(pages):
+            opened = next(pages)
+            if isinstance(opened, Failure):
+                self._fail(item, maker, opened)
+                return
+            assert isinstance(opened, Opened)
+            document = _Document(item, maker, opened.page_count, dict(staged), set(staged))
+            self._skip_beyond_limit(document)
+            for page in pages:
+                assert isinstance(page, PageImage | PageFailure)
+                self.worker.check_stop()
+                self.pending.append(self._read_page(document, page))
+                self._finish_pending(self._window())
+        self.pending.append(lambda: self._complete_document(document))
+
+    def _skip_beyond_limit(self, document: _Document) -> None:
+        limit = self.settings.limits.max_pages
+        wanted = document.item.pages or range(1, document.page_count + 1)
+        beyond = [n for n in wanted if n > limit]
+        for row in document.maker.skipped_pages(beyond, document.page_count, limit):
+            self._add_row(document, row)
+
+    def _fail(self, item: Item, maker: RowMaker, failure: Failure) -> None:
+        suffix = PurePosixPath(item.source.uri).suffix.lower()
+        foreign = failure.kind in (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED)
+        status = Status.SKIPPED if foreign and suffix not in DOCUMENT_SUFFIXES else Status.FAILED
+        row = maker.failed_document(failure, status)
+        self._count(row)
+        self._complete(DocumentRows(item.source.uri, [row], item.seen))
+
+    # -- one page --------------------------------------------------------------------------
+
+    def _read_page(self, document: _Document, page: PageImage | PageFailure) -> Callable[[], None]:
+        """Ask the engine for a page; what is returned waits for its answers and keeps the row."""
+        maker, count = document.maker, document.page_count
+        if isinstance(page, PageFailure):
+            return lambda: self._add_row(document, maker.failed_page(page, count))
+        if page.blank:
+            return lambda: self._add_row(document, maker.read(page, {}, count, None))
+        engine = self.worker.engine()
+        asked = read_page(engine, page, self.settings.outputs, self.key)
+
+        def finish() -> None:
+            answers = {name: self._wait(answer) for name, answer in asked.items()}
+            self._add_row(document, maker.read(page, answers, count, engine.version))
+
+        return finish
+
+    def _wait(self, future: Future[T]) -> T:
+        while True:
+            self.worker.check_stop()
+            try:
+                return future.result(timeout=0.2)
+            except FutureTimeout:
+                if future.done():  # the error is the future's own, not ours for waiting
+                    raise
+
+    def _window(self) -> int:
+        """Pages in flight: enough that the engine has its next batch before it asks for it."""
+        engine = self.worker.loaded_engine
+        return max(2, engine.capacity) if engine else 2
+
+    def _finish_pending(self, keep: int) -> None:
+        while len(self.pending) > keep:
+            self.pending.popleft()()
+
+    def _add_row(self, document: _Document, row: Row) -> None:
+        document.rows[row["page_number"]] = row
+        self._count(row)
+        self._stage(document, row["page_number"])
+
+    # -- long documents --------------------------------------------------------------------
+
+    def _staged(self, maker: RowMaker, item: Item) -> dict[int, Row]:
+        if item.pages is not None or maker.sha256 is None:
+            return {}
+        found = self.worker.ledger.staged(maker.sha256)
+        return {row["page_number"]: row for row in maker.adopt(list(found.values()))}
+
+    def _stage(self, document: _Document, number: int) -> None:
+        """Stage a range of a long document as soon as its last page has a row."""
+        size, count = self.settings.work.part_pages, document.page_count
+        if count <= size or document.item.pages is not None or document.maker.sha256 is None:
+            return
+        first = (number - 1) // size * size + 1
+        pages = range(first, min(first + size, count + 1))
+        if all(n in document.rows for n in pages) and not document.staged.issuperset(pages):
+            rows = [document.rows[n] for n in pages]
+            self.worker.ledger.stage(document.maker.sha256, pages[0], pages[-1], rows)
+            document.staged.update(pages)
+
+    # -- whole documents -------------------------------------------------------------------
+
+    def _complete_document(self, document: _Document) -> None:
+        self._complete(document.result())
+
+    def _complete_copy(self, item: Item, maker: RowMaker, rows: list[Row]) -> None:
+        copies = maker.copies(rows)
+        for row in copies:
+            self._count(row)
+        self._complete(DocumentRows(item.source.uri, copies, item.seen), copied=True)
+
+    def _complete(self, document: DocumentRows, copied: bool = False) -> None:
+        self.totals["documents"] += 1
+        self.totals["copied"] += copied
+        self.worker.meter.count_document(copied)
+        self.complete.append(document)
+        if document.uri in self.claims:
+            self.worker.fulfil(self.claims[document.uri], document.rows)
+        if sum(len(d.rows) for d in self.complete) >= self.settings.work.part_pages:
+            self._commit()
+
+    def _take_copies(self) -> None:
+        # Last, when every document that another shard may wait for is done: no two can block
+        # each other.
+        for item, maker, twin in self.waiting:
+            self._complete_copy(item, maker, self._wait(twin))
+
+    def _commit(self) -> None:
+        batch, self.complete = self.complete, []
+        if not batch:
+            return
+        ledger = self.worker.ledger
+        part = self.shard.part
+        self.totals["committed"] += (
+            ledger.commit_into(part, batch) if part else ledger.commit(batch)
+        )
+        for document in batch:
+            sha256 = document.rows[0]["document_sha256"] if document.rows else None
+            if len(document.rows) > self.settings.work.part_pages and sha256:
+                ledger.unstage(sha256)
+            if document.uri in self.claims:
+                self.worker.drop(self.claims.pop(document.uri))
+
+    def _give_up(self, error: BaseException) -> None:
+        """Keep what is complete, let go of the rest."""
+        self.worker.abort(self.key)
+        with contextlib.suppress(Exception):  # the first error is the one to report
+            self._commit()
+        for sha256 in self.claims.values():
+            self.worker.drop(sha256, error)
+
+    # -- counting --------------------------------------------------------------------------
+
+    def _count(self, row: Row) -> None:
+        self.pages[row["status"]] += 1
+        self.worker.meter.count(row["status"])
+        for name in ("prompt_tokens", "completion_tokens", "gpu_seconds", "render_seconds"):
+            self.totals[name] += row[name]
+
+    def _receipt(self) -> Receipt:
+        return Receipt(
+            shard=self.shard.number,
+            documents=self.totals["documents"],
+            copied=self.totals["copied"],
+            committed=self.totals["committed"],
+            pages={str(status): number for status, number in self.pages.items()},
+            prompt_tokens=self.totals["prompt_tokens"],
+            completion_tokens=self.totals["completion_tokens"],
+            gpu_seconds=float(self.totals["gpu_seconds"]),
+            render_seconds=float(self.totals["render_seconds"]),
+        )
+
+
+def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+    """``map`` that works `FETCH_AHEAD` items ahead of its reader."""
+    with ThreadPoolExecutor(FETCH_AHEAD, thread_name_prefix="fetch") as pool:
+        futures: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                futures.append(pool.submit(function, item))
+                if len(futures) > FETCH_AHEAD:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
+        finally:
+            for future in futures:
+                future.cancel()

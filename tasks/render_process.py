@@ -1,0 +1,281 @@
+"""One render process, as its parent sees it: started, asked, believed in nothing, killed.
+
+Every length is checked before it is read, and every wait ends. See `tasks.render_child` for what
+runs inside.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pagemill.document import Failure, PageFailure, PageImage
+from pagemill.errors import ErrorKind, PagemillError, Stopped
+from pagemill.settings import Limits, Settings
+
+_PROJECT = Path(__file__).resolve().parents[1]
+_MAX_HEADER = 2 << 20
+_MAX_MESSAGE = 300
+_START_SECONDS = 120.0  # Python and its imports on an overloaded machine; no document is read yet
+_TICK = 0.2
+_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
+_TRANSIENT_DEATHS = {
+    signal.SIGXCPU: (ErrorKind.TIME_OUT, "it used up `limits.seconds_per_document` of CPU time"),
+    signal.SIGABRT: (ErrorKind.OUT_OF_MEMORY, "it gave up, as it does when memory runs out"),
+    # Not ours: we look before we kill. That leaves the kernel, short of memory.
+    signal.SIGKILL: (ErrorKind.OUT_OF_MEMORY, "it was killed from outside (out of memory?)"),
+}
+
+
+class ChildError(Exception):
+    """The child hung, died or talked nonsense."""
+
+    def __init__(self, kind: ErrorKind, message: str, final: bool = False) -> None:
+        super().__init__(message)
+        self.failure = Failure(kind, message)
+        self.final = final
+
+
+class Clock:
+    """Time spent waiting for children of one document. The caller's own time does not count."""
+
+    def __init__(self, limits: Limits, stop: threading.Event | None) -> None:
+        self.waited = 0.0
+        self._limits, self._stop = limits, stop
+
+    def wait(self, fd: int, until: float, late: ChildError) -> None:
+        """Wait until `fd` can be read, at most until `waited` is `until`."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while True:
+            if self._stop and self._stop.is_set():
+                raise Stopped("rendering was stopped")
+            self._check(until, late)
+            started = time.monotonic()
+            ready = poll.poll(1000 * _TICK)
+            self.waited += time.monotonic() - started
+            if ready:
+                return
+
+    def _check(self, until: float, late: ChildError) -> None:
+        if self.waited > until:
+            raise late
+        seconds = self._limits.seconds_per_document
+        if self.waited > seconds:
+            message = f"the document took longer than {seconds:g} s"
+            raise ChildError(ErrorKind.TIME_OUT, message, final=True)
+
+
+class Child:
+    """One process, and the frames that it sends. See `tasks.render_child`."""
+
+    def __init__(self, drawer: str, file: BinaryIO, settings: Settings, clock: Clock) -> None:
+        self._drawer, self._render, self._clock = drawer, settings.render, clock
+        seconds = settings.limits.seconds_per_page
+        # Poppler keeps the time itself, process by process; this is for when it does not.
+        self._patience = seconds if drawer != "poppler" else 2 * seconds + 5
+        self._errors = os.memfd_create("stderr")
+        # Opened anew: read-only, and with a position of its own.
+        document = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
+        try:
+            self._process = _spawn(document, self._errors)
+        except OSError as error:
+            os.close(self._errors)
+            raise PagemillError(f"the render process cannot be started: {error}") from error
+        finally:
+            os.close(document)
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._frames = self._process.stdin, self._process.stdout
+        try:
+            self._begin(_job(drawer, document, settings))
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, job: dict[str, Any]) -> None:
+        self._write(job)
+        try:
+            self._header(_START_SECONDS)
+        except ChildError as error:
+            why = self._last_error() or error.failure.message
+            raise PagemillError(f"the render process cannot start: {why}") from error
+
+    def opened(self) -> int:
+        """The number of pages. Raises `ChildError` with the reason if there are none."""
+        header = self._header(self._patience)
+        if "error" in header:
+            failure = _failure(header)
+            raise ChildError(failure.kind, failure.message)
+        count = header.get("pages")
+        if type(count) is not int or count < 1:
+            raise ChildError(ErrorKind.CORRUPT, "the document has no pages")
+        return count
+
+    def ask(self, numbers: list[int]) -> None:
+        """Request pages. At most two short lines wait in the pipe, so this never blocks."""
+        self._write(numbers)
+
+    def answer(self, number: int) -> PageImage | PageFailure:
+        """The answer for the page that was asked for first and not answered yet."""
+        until = self._clock.waited + self._patience
+        header = self._header(self._patience)
+        if header.get("page") != number:
+            raise _nonsense()
+        if "error" in header:
+            return PageFailure(number, _failure(header), _seconds(header))
+        size = self._size(header)
+        pixels = self._read(3 * size[0] * size[1], until)
+        return _page_image(number, size, pixels, header)
+
+    def close(self) -> None:
+        """Kill the process and all that it started; leave nothing behind."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(BrokenPipeError):
+            self._requests.close()
+        self._frames.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
+        os.close(self._errors)
+
+    def _write(self, message: Any) -> None:
+        with suppress(BrokenPipeError):  # its death is noticed, with the reason, on reading
+            self._requests.write(json.dumps(message).encode() + b"\n")
+
+    def _header(self, patience: float) -> dict[str, Any]:
+        until = self._clock.waited + patience
+        (length,) = struct.unpack(">I", self._read(4, until))
+        if length > _MAX_HEADER:
+            raise _nonsense()
+        try:
+            header = json.loads(self._read(length, until))
+        except (ValueError, RecursionError):
+            raise _nonsense() from None
+        if not isinstance(header, dict):
+            raise _nonsense()
+        return header
+
+    def _read(self, size: int, until: float) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            self._clock.wait(self._frames.fileno(), until, self._late())
+            count = os.readv(self._frames.fileno(), [view])
+            if not count:
+                raise self._death()
+            view = view[count:]
+        return data
+
+    def _size(self, header: dict[str, Any]) -> tuple[int, int]:
+        width, height = header.get("width"), header.get("height")
+        if type(width) is not int or type(height) is not int or min(width, height) < 1:
+            raise _nonsense()
+        if width * height > max(self._render.max_pixels, self._render.multiple_of**2):
+            raise _nonsense()
+        return width, height
+
+    def _late(self) -> ChildError:
+        return ChildError(
+            ErrorKind.TIME_OUT, f"{self._drawer} took longer than {self._patience:g} s"
+        )
+
+    def _death(self) -> ChildError:
+        """What it died of; asked before it is killed, or the answer would be our own signal."""
+        for _ in range(100):
+            end = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if end:
+                return _cause(self._drawer, end.si_code, end.si_status)
+            time.sleep(0.01)
+        return ChildError(ErrorKind.RENDER_FAILED, f"{self._drawer} stopped talking")
+
+    def _last_error(self) -> str:
+        """The last line that it wrote before the limits, which let it write no more."""
+        lines = os.pread(self._errors, 1 << 16, 0).decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def _spawn(document: int, errors: int) -> subprocess.Popen[bytes]:
+    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    process = subprocess.Popen(
+        [sys.executable, "-s", "-m", "tasks.render_child"],
+        cwd=_PROJECT,
+        env=environment | {"LC_ALL": "C.UTF-8"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        bufsize=0,
+        pass_fds=(document,),
+        start_new_session=True,
+    )
+    return process
+
+
+def _job(drawer: str, document: int, settings: Settings) -> dict[str, Any]:
+    render, limits = settings.render, settings.limits
+    return {
+        "drawer": drawer,
+        "fd": document,
+        "max_pixels": render.max_pixels,
+        "max_dpi": render.max_dpi,
+        "multiple_of": render.multiple_of,
+        "blank_ink": render.blank_ink,
+        "text_layer": render.text_layer == "fallback",
+        "max_image_pixels": limits.max_image_pixels,
+        "memory_mb": limits.memory_mb,
+        "seconds_per_page": limits.seconds_per_page,
+        "seconds_per_document": limits.seconds_per_document,
+    }
+
+
+def _cause(drawer: str, code: int, status: int) -> ChildError:
+    if code == os.CLD_EXITED:
+        return ChildError(ErrorKind.RENDER_FAILED, f"{drawer} ended early (exit code {status})")
+    number = signal.Signals(status) if status in signal.valid_signals() else None
+    kind, why = _TRANSIENT_DEATHS.get(
+        number or signal.SIGTERM,
+        (ErrorKind.RENDER_FAILED, f"it died of {getattr(number, 'name', status)}"),
+    )
+    return ChildError(kind, f"{drawer}: {why}")
+
+
+def _nonsense() -> ChildError:
+    return ChildError(
+        ErrorKind.RENDER_FAILED, "the render process sent a frame that makes no sense"
+    )
+
+
+def _failure(header: dict[str, Any]) -> Failure:
+    try:
+        kind = ErrorKind(header["error"])
+    except ValueError:
+        raise _nonsense() from None
+    return Failure(kind, " ".join(str(header.get("message", "")).split())[:_MAX_MESSAGE])
+
+
+def _seconds(header: dict[str, Any]) -> float:
+    seconds = header.get("seconds")
+    if isinstance(seconds, (int, float)) and math.isfinite(seconds):
+        return max(0.0, float(seconds))
+    return 0.0
+
+
+def _page_image(
+    number: int, size: tuple[int, int], pixels: bytearray, header: dict[str, Any]
+) -> PageImage:
+    from PIL import Image
+
+    image = Image.frombytes("RGB", size, pixels)
+    layer = header.get("layer")
+    layer = layer.encode("utf-8", "ignore").decode() if isinstance(layer, str) else None
+    return PageImage(number, image, header.get("blank") is True, _seconds(header), layer or None)

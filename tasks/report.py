@@ -1,0 +1,61 @@
+"""Report: the balance sheet, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.plan import Reason
+from tasks.reconcile import Balance
+
+
+def headline(balance: Balance) -> str:
+    """The run in one line."""
+    documents, pages = balance.documents, balance.pages
+    todo = sum(documents[reason.value] for reason in Reason)
+    if not documents["selected"]:
+        return "nothing selected: SOURCE has no objects in scope"
+    if not todo:
+        return f"nothing new: all {documents['selected']} documents are done ({pages['rows']} rows)"
+    read = sum(pages["read"].values())
+    verdict = "balanced" if balance.balanced else "NOT BALANCED"
+    return (
+        f"{todo} documents, {read} pages in {balance.seconds:.1f} s "
+        f"({balance.cost['pages_per_second']} pages/s), {balance.failed} failed; "
+        f"{pages['rows']} of {pages['expected']} rows: {verdict}"
+    )
+
+
+def sheet_rows(balance: Balance) -> list[tuple[str, Any]]:
+    """The balance sheet as a table of two columns."""
+    documents, pages, cost = balance.documents, balance.pages, balance.cost
+    rows: list[tuple[str, Any]] = [
+        ("documents selected", documents["selected"]),
+        ("  done before this run", documents["done"]),
+        *((f"  {reason.value}", documents[reason.value]) for reason in Reason),
+        ("  copies of equal bytes", documents["copied"]),
+        *((f"outside: {why}", n) for why, n in documents["outside"].items()),
+        ("pages expected", pages["expected"]),
+        ("rows", pages["rows"]),
+        *((f"  {status}", n) for status, n in sorted(pages["by_status"].items())),
+        *((f"error: {kind}", n) for kind, n in sorted(balance.errors.items())),
+        ("prompt tokens", cost["prompt_tokens"]),
+        ("completion tokens", cost["completion_tokens"]),
+        ("pages per second", cost["pages_per_second"]),
+        ("engine idle", _percent(cost["engine_idle_share"])),
+        ("seconds", balance.seconds),
+    ]
+    return rows
+
+
+def markdown(balance: Balance, sheet: str) -> str:
+    """The balance sheet for the Prefect UI."""
+    lines = [f"**{headline(balance)}**", "", "| | |", "|---|---|"]
+    lines += [f"| {name.strip()} | {value} |" for name, value in sheet_rows(balance)]
+    lines += ["", f"Sheet: `{sheet}`"]
+    if balance.failed_shards:
+        lines += ["", "Shards that did not finish:", *(f"- {why}" for why in balance.failed_shards)]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "model not needed" if share is None else f"{share:.1%}"

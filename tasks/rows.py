@@ -1,0 +1,169 @@
+"""Make rows: from what was read, what failed, what was skipped and what is a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pagemill
+from pagemill.document import Failure, PageFailure, PageImage, SourceObject
+from pagemill.errors import ErrorKind
+from pagemill.ledger import Row
+from pagemill.recipe import Recipe
+from pagemill.schema import Status
+from tasks.read import Answer
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """Makes the rows of one document.
+
+    Attributes
+    ----------
+    source : SourceObject
+    sha256 : str or None
+    recipe : Recipe
+    framework : str
+    run_id : str
+    tries : int
+        Runs that have tried this document's open pages, this one included.
+    """
+
+    source: SourceObject
+    sha256: str | None
+    recipe: Recipe
+    framework: str
+    run_id: str
+    tries: int = 1
+
+    def read(
+        self,
+        page: PageImage,
+        answers: dict[str, Answer],
+        page_count: int,
+        engine_version: str | None,
+    ) -> Row:
+        """A page that was read; `answers` is empty for a blank one."""
+        row = self._row(page.number, page_count)
+        row.update(
+            {name: answer.text for name, answer in answers.items()},
+            width=page.image.width,
+            height=page.image.height,
+            rotation=0,
+            render_seconds=page.seconds,
+            framework_version=engine_version if answers else None,
+            prompt_tokens=sum(a.prompt_tokens for a in answers.values()),
+            completion_tokens=sum(a.completion_tokens for a in answers.values()),
+            gpu_seconds=sum(a.seconds for a in answers.values()),
+            finish_reason={name: a.finish_reason for name, a in answers.items()} or None,
+            attempts={name: a.attempts for name, a in answers.items()} or None,
+            text_source="model" if answers else None,
+            **_outcome(answers),
+        )
+        text = answers.get("text")
+        if text is not None and not text.whole and page.layer:
+            row.update(text=page.layer, text_source="text_layer", status=Status.FALLBACK)
+        return row
+
+    def failed_page(self, page: PageFailure, page_count: int) -> Row:
+        """A page that could not be drawn."""
+        row = self._row(page.number, page_count)
+        row["render_seconds"] = page.seconds
+        return {**row, **_failed(page.failure)}
+
+    def failed_document(self, failure: Failure, status: Status = Status.FAILED) -> Row:
+        """A document that could not be opened: one row, without a page number."""
+        return {**self._row(None, None), **_failed(failure), "status": status}
+
+    def skipped_pages(self, numbers: Iterable[int], page_count: int, limit: int) -> list[Row]:
+        """Pages beyond `limits.max_pages`."""
+        failure = Failure(
+            ErrorKind.TOO_LARGE,
+            f"page beyond limits.max_pages ({limit} of {page_count} pages are read)",
+            f"max_pages={limit}",
+        )
+        skipped = {**_failed(failure), "status": Status.SKIPPED}
+        return [{**self._row(number, page_count), **skipped} for number in numbers]
+
+    def copies(self, rows: list[Row]) -> list[Row]:
+        """The rows of an equal document, as this one's: no tokens, no seconds.
+
+        Rows of the same uri (it was touched, its bytes are the same) only get the new version
+        marks of the storage.
+        """
+        return [self._copy(row) for row in rows]
+
+    def adopt(self, rows: list[Row]) -> list[Row]:
+        """Staged rows of these bytes: as they are where they are this document's own."""
+        mine = (self.source.uri, self.source.etag)
+        return [
+            row if (row["source_uri"], row["source_etag"]) == mine else self._copy(row)
+            for row in rows
+        ]
+
+    def _copy(self, row: Row) -> Row:
+        origin = row["copied_from"] or row["source_uri"]
+        marks = {**self._source(), "run_id": self.run_id, "processed_at": datetime.now(UTC)}
+        if row["source_uri"] == self.source.uri:
+            return {**row, **marks}
+        free = {
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "gpu_seconds": 0.0,
+            "render_seconds": 0.0,
+        }
+        copied_from = origin if origin != self.source.uri else None
+        return {**row, **marks, **free, "copied_from": copied_from}
+
+    def _source(self) -> dict[str, Any]:
+        return {
+            "source_uri": self.source.uri,
+            "source_etag": self.source.etag,
+            "source_size": self.source.size,
+            "source_modified": self.source.modified,
+        }
+
+    def _row(self, number: int | None, page_count: int | None) -> Row:
+        return {
+            **self._source(),
+            "document_sha256": self.sha256,
+            "page_number": number,
+            "page_count": page_count,
+            "status": Status.FAILED,
+            "tries": self.tries,
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "gpu_seconds": 0.0,
+            "render_seconds": 0.0,
+            "model_id": self.recipe.model_id,
+            "model_revision": self.recipe.model_revision,
+            "quantization": self.recipe.quantization,
+            "framework": self.framework,
+            "pagemill_version": pagemill.__version__,
+            "run_id": self.run_id,
+            "processed_at": datetime.now(UTC),
+        }
+
+
+def _failed(failure: Failure) -> dict[str, Any]:
+    return {
+        "status": Status.FAILED,
+        "error_kind": failure.kind,
+        "error_message": failure.message[:1000],
+        "decided_by": failure.decided_by,
+    }
+
+
+def _outcome(answers: dict[str, Answer]) -> dict[str, Any]:
+    """Status and error of a page, from what became of its outputs."""
+    if not answers:
+        return {"status": Status.BLANK}
+    errors = [a for a in answers.values() if a.error is not None]
+    if len(errors) == len(answers):
+        kind = errors[0].error or ErrorKind.MODEL_FAILED
+        return _failed(Failure(kind, errors[0].message or "the model failed"))
+    if errors or not all(a.whole for a in answers.values()):
+        return {"status": Status.PARTIAL, "error_message": errors[0].message if errors else None}
+    return {"status": Status.OK}

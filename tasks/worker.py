@@ -1,0 +1,115 @@
+"""The worker: what one process keeps for all the shards it works on.
+
+A job is plain data and may cross a process boundary; a worker holds what may not: the ledger,
+the resident engine, the gauges and the wish to stop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from loaders.engine import Engine
+from loaders.resident import resident
+from pagemill.errors import Stopped
+from pagemill.ledger import Ledger, Row
+from tasks.job import Job
+from tasks.plan import deciders
+
+
+@dataclass
+class Meter:
+    """Counts what is done, for progress lines; thread-safe."""
+
+    documents: int = 0
+    copied: int = 0
+    pages: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, status: str, pages: int = 1) -> None:
+        """Count pages that have become rows."""
+        with self._lock:
+            self.pages[status] += pages
+
+    def count_document(self, copied: bool = False) -> None:
+        """Count a document whose rows are complete."""
+        with self._lock:
+            self.documents += 1
+            self.copied += copied
+
+
+class Worker:
+    """One process's share of a job."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.ledger: Ledger = job.open_ledger()
+        self.deciders = deciders(job.settings)
+        self.meter = Meter()
+        self.stop = threading.Event()
+        self._engine: Engine | None = None
+        self._first_use = 0.0
+        self._busy_before = 0.0
+        self._readings: dict[str, Future[list[Row]]] = {}
+        self._lock = threading.Lock()
+
+    def engine(self) -> Engine:
+        """The resident engine, loaded when the first page needs it."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = resident(self.job.settings.model)
+                self._first_use = time.monotonic()
+                self._busy_before = self._engine.busy_seconds
+            return self._engine
+
+    @property
+    def loaded_engine(self) -> Engine | None:
+        """The engine, if it is loaded already."""
+        return self._engine
+
+    def engine_idle_share(self) -> float | None:
+        """Share of the time since the engine was first used that it had nothing to do."""
+        if self._engine is None:
+            return None
+        there = time.monotonic() - self._first_use
+        busy = self._engine.busy_seconds - self._busy_before
+        return min(1.0, max(0.0, 1 - busy / there)) if there else None
+
+    def abort(self, key: str) -> None:
+        """End the requests of a shard that is given up."""
+        if self._engine is not None:
+            self._engine.abort(key)
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` once somebody has asked this worker to stop."""
+        if self.stop.is_set():
+            raise Stopped("stopped")
+
+    # Equal bytes under two names are read once. The first to come reads; the others wait for
+    # its rows, at the end of their shard, when they have nothing left that anyone waits for.
+
+    def claim(self, sha256: str) -> Future[list[Row]] | None:
+        """None for the first to ask, who must `fulfil` or `drop`; the others get its future."""
+        with self._lock:
+            if sha256 in self._readings:
+                return self._readings[sha256]
+            self._readings[sha256] = Future()
+            return None
+
+    def fulfil(self, sha256: str, rows: list[Row]) -> None:
+        """Give the rows of a claimed document to those who wait for them."""
+        with self._lock:
+            reading = self._readings.get(sha256)
+        if reading and not reading.done():
+            reading.set_result(rows)
+
+    def drop(self, sha256: str, error: BaseException | None = None) -> None:
+        """Forget a claim: its rows are committed, or `error` has ended the work on it."""
+        with self._lock:
+            reading = self._readings.pop(sha256, None)
+        if reading and error and not reading.done():
+            reading.set_exception(error)

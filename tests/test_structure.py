@@ -1,0 +1,61 @@
+"""The shape of the project: imports point one way, importing does nothing, help is instant."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+LAYERS = ["pagemill", "loaders", "tasks", "flows"]
+HEAVY = ["torch", "transformers", "vllm", "prefect", "pyarrow", "PIL", "numpy", "s3fs"]
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write absolute imports"
+            found.add(node.module or "")
+    return {name.split(".")[0] for name in found}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_one_way(layer: str) -> None:
+    above = set(LAYERS[LAYERS.index(layer) + 1 :])
+    files = sorted((PROJECT / layer).glob("*.py"))
+    assert files
+    upward = {f.name: _imports(f) & above for f in files if _imports(f) & above}
+    assert upward == {}
+
+
+def _loaded_after(statement: str) -> list[str]:
+    code = f"import sys; {statement}; print(*[m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("module", ["loaders", "loaders.vlm_loader", "pagemill", "flows.cli"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    assert _loaded_after(f"import {module}") == []
+
+
+def test_the_render_child_imports_nothing_of_the_pipeline() -> None:
+    code = (
+        "import sys, tasks.render_child; heavy = 'pydantic', 'pyarrow', 'prefect', 'torch', 'yaml'; "
+        "print(*[m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_only_the_package_index_is_needed() -> None:
+    for name in ("pyproject.toml", "Makefile", "constraints/cpu.txt", ".ci/run"):
+        text = (PROJECT / name).read_text(encoding="utf-8")
+        assert "index-url" not in text
+        assert "find-links" not in text
