@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loaders.checkpoint import declared_quantization, is_folder, read_config, scheme_name
+from pagemill.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from pagemill.settings import Model
+
+SCHEMES = {"4bit": "bnb-nf4", "8bit": "bnb-int8", "awq": "awq"}
+"""The real names of the quantizations that are done at load."""
 
 SKIP = (
     "lm_head",
@@ -88,3 +99,25 @@ FAMILIES: dict[str, Family] = {
 def family_names() -> str:
     """Every name, for messages."""
     return ", ".join(name for family in FAMILIES.values() for name in family.names)
+
+
+def quantization_name(model: Model) -> str:
+    """The scheme's real name, for the recipe: ``bnb-nf4``, ``awq``, ``fp8``, ``none`` …
+
+    Raises
+    ------
+    UsageError
+        The model's folder does not exist.
+    EngineError
+        The config of a hub model cannot be had.
+    """
+    if model.quantization != "none":
+        return SCHEMES[model.quantization]
+    if model.framework == "echo":
+        return "none"
+    if is_folder(model.id) and not Path(model.id).expanduser().is_dir():
+        raise UsageError(f"model.id: {model.id}: no such folder")
+    try:
+        return scheme_name(declared_quantization(read_config(model.id, model.revision)))
+    except RuntimeError as error:
+        raise EngineError(str(error)) from error

@@ -6,10 +6,15 @@ import importlib.util
 from typing import Any
 
 from loaders.checkpoint import scheme_name
-from loaders.families import Family
+from loaders.families import SCHEMES, Family
 from loaders.vlm_loader import QuantizationType, VLMConfig
 
-BITSANDBYTES = {QuantizationType.FOUR_BIT: "bnb-nf4", QuantizationType.EIGHT_BIT: "bnb-int8"}
+BITSANDBYTES = {
+    QuantizationType.FOUR_BIT: SCHEMES["4bit"],
+    QuantizationType.EIGHT_BIT: SCHEMES["8bit"],
+}
+    kind: SCHEMES[kind] for kind in (QuantizationType.FOUR_BIT, QuantizationType.EIGHT_BIT)
+}
 
 
 def refuse_quantization(config: VLMConfig, family: Family, declared: dict[str, Any]) -> None:

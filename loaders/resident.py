@@ -8,19 +8,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from pathlib import Path
 
 from loaders.batching import one_line
-from loaders.checkpoint import declared_quantization, is_folder, read_config, scheme_name
 from loaders.echo import EchoEngine, EchoOptions
 from loaders.engine import Engine
+from loaders.families import quantization_name
 from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig, create_vlm_loader
 from pagemill.errors import EngineError, UsageError
 from pagemill.settings import Model
 
 log = logging.getLogger("pagemill.loaders")
-
-SCHEMES = {"4bit": "bnb-nf4", "8bit": "bnb-int8", "awq": "awq"}
 
 _lock = threading.Lock()
 _held: list[tuple[Model, Engine]] = []  # none or one
@@ -83,28 +80,6 @@ def engine_for(model: Model) -> Engine:
         raise EngineError(one_line(error)) from error
 
 
-def quantization_name(model: Model) -> str:
-    """The scheme's real name, for the recipe: ``bnb-nf4``, ``awq``, ``fp8``, ``none`` …
-
-    Raises
-    ------
-    UsageError
-        The model's folder does not exist.
-    EngineError
-        The config of a hub model cannot be had.
-    """
-    if model.quantization != "none":
-        return SCHEMES[model.quantization]
-    if model.framework == "echo":
-        return "none"
-    if is_folder(model.id) and not Path(model.id).expanduser().is_dir():
-        raise UsageError(f"model.id: {model.id}: no such folder")
-    try:
-        return scheme_name(declared_quantization(read_config(model.id, model.revision)))
-    except RuntimeError as error:
-        raise EngineError(one_line(error)) from error
-
-
 def _open(model: Model) -> Engine:
     began = time.perf_counter()
     engine = engine_for(model)
@@ -112,7 +87,7 @@ def _open(model: Model) -> Engine:
         "loaded %s (%s, %s, %.0f MB of weights) in %.1f s",
         model.id,
         engine.version,
-        model.quantization,
+        quantization_name(model),
         getattr(engine, "weight_bytes", 0) / 1e6,
         time.perf_counter() - began,
     )

@@ -295,8 +295,11 @@ class S3:
 
 
 def split_s3(url: str) -> tuple[str, str]:
-    """Bucket and key of ``s3://bucket/key``, the key as it is."""
-    bucket, _, key = re.sub(r"^s3a?://", "", url).partition("/")
+    """Bucket (or an access point's ARN) and key of ``s3://bucket/key``, the key as it is."""
+    path = re.sub(r"^s3a?://", "", url)
+    if arn := re.match(r"(arn:[^/]+:accesspoint/[^/]+)/?(.*)", path, re.DOTALL):
+        return arn[1], arn[2]
+    bucket, _, key = path.partition("/")
     return bucket, key
 
 

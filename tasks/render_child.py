@@ -323,13 +323,18 @@ class Poppler:
     def draw(self, numbers: list[int]) -> Iterator[Drawn | Undrawn]:
         """One answer for each page, in order. All at once first, one by one where that fails."""
         started = time.perf_counter()
-        try:
-            images = self._pages(numbers)
-        except Exception:
+        images = self._together(numbers) if len(numbers) > 1 else None
+        if images is None:
             yield from (_attempt(number, self._page) for number in numbers)
             return
         seconds = (time.perf_counter() - started) / len(numbers)
         yield from (Drawn(*pair, seconds) for pair in zip(numbers, images, strict=True))
+
+    def _together(self, numbers: list[int]) -> list[Image.Image] | None:
+        try:
+            return self._pages(numbers)
+        except Exception:  # of whichever page; asked alone, each says its own
+            return None
 
     def _page(self, number: int) -> tuple[Image.Image, None]:
         try:
