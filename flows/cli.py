@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pagemill.ledger import Ledger
     from pagemill.settings import Settings
 
+CELL = 60
+"""Characters of a cell of a table, at most."""
+
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {n:>3}  {what}" for n, what in EXIT_CODES.items())
 
 
@@ -314,10 +317,15 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for row in rows:  # Text, not str: a document's brackets are no markup
-        table.add_row(*(Text(printable(cell)) for cell in row))
+    cells = [[printable(cell)[:CELL] for cell in row] for row in rows]
+    for name, *column in zip(header, *cells, strict=True):
+        # Names and numbers are shown whole; what documents say gets the room that is left.
+        width = max(map(len, [name, *column]))
+        table.add_column(
+            name, no_wrap=True, overflow="ellipsis", min_width=width if width <= 32 else None
+        )
+    for row in cells:  # Text, not str: a document's brackets are no markup
+        table.add_row(*map(Text, row))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -332,10 +340,11 @@ def _show_progress() -> None:
 
 
 def _set_up_logging(debug: bool) -> None:
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("pagemill").setLevel(logging.INFO)
-    if debug:
-        logging.getLogger().setLevel(logging.DEBUG)
+    log = logging.getLogger("pagemill")
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    log.propagate = False  # Prefect's handlers on the root logger would print it again
+    log.handlers = [logging.StreamHandler()]
+    log.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
 
 
 def _interrupt(*_: object) -> None:

@@ -17,17 +17,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import IO
 
 from pagemill.errors import OrchestratorError
 
 START_SECONDS = 120
-DRAIN_SECONDS = 30
+DRAIN_SECONDS = 10
 
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # The console alone: logs still reach the UI, and errors the user as one line of our own.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 _SERVER = {
@@ -72,28 +74,32 @@ def prefect_api() -> Iterator[str]:
     with _server() as url:
         # The heartbeat serves automations of a lasting server; here it would cost a second.
         settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        since = datetime.now(UTC)
         with temporary_settings(settings), _environment(PREFECT_API_URL=url):
-            yield url
+            try:
+                yield url
+            finally:
+                _drain(url, since)
 
 
-def wait_until_recorded(flow_run_id: str) -> None:
-    """Wait until the server has recorded the end of every task run of a flow run.
+def _drain(url: str, since: datetime) -> None:
+    """Wait until the server has the last logs and the end of every task run.
 
-    Task runs reach it as events, in the background; a server stopped too early forgets the
-    last ones. Gives up in silence after `DRAIN_SECONDS`: this is history, not the ledger.
+    They reach it in the background; a server stopped too early forgets the last ones. Gives up
+    in silence after `DRAIN_SECONDS`: this is history, not the ledger.
     """
     import httpx
-    from prefect.settings import PREFECT_API_URL
+    from prefect.logging.handlers import APILogWorker
 
-    filters = {
-        "flow_runs": {"id": {"any_": [flow_run_id]}},
+    APILogWorker.drain_all(timeout=5)
+    running = {
+        "flow_runs": {"start_time": {"after_": since.isoformat()}},
         "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}},
     }
     deadline = time.monotonic() + DRAIN_SECONDS
     with contextlib.suppress(httpx.HTTPError):
         while time.monotonic() < deadline:
-            answer = httpx.post(f"{PREFECT_API_URL.value()}/task_runs/count", json=filters)
-            if answer.json() == 0:
+            if httpx.post(f"{url}/task_runs/count", json=running).json() == 0:
                 return
             time.sleep(0.1)
 

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from loaders.engine import Completion, Request, RequestError
+from loaders.errors import one_line
 from pagemill.errors import EngineError, ErrorKind
 
 log = logging.getLogger("pagemill.loaders")
@@ -255,9 +256,3 @@ class BatchingEngine(ABC):
             job.future.set_exception(EngineError(job.lost))
         else:
             job.fail(failure.kind, failure.message)
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's message without line breaks, cut to `limit` characters."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"

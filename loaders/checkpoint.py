@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from loaders.errors import LoadError
+
 
 def is_folder(model_id: str) -> bool:
     """A path rather than a hub id: it exists, or can only be a path."""
@@ -18,27 +20,25 @@ def read_config(model_id: str, revision: str | None = None) -> dict[str, Any]:
 
     Raises
     ------
-    RuntimeError
+    LoadError
         There is no such folder, file or hub repository; one line with the remedy.
     """
     path = _folder_config(model_id) if is_folder(model_id) else _hub_config(model_id, revision)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RuntimeError(f"{path}: not a readable model config: {error}") from error
+        raise LoadError(f"{path}: not a readable model config: {error}") from error
     if not isinstance(config, dict):
-        raise RuntimeError(f"{path}: not a model config: expected a JSON object")
+        raise LoadError(f"{path}: not a model config: expected a JSON object")
     return config
 
 
 def _folder_config(model_id: str) -> Path:
     folder = Path(model_id).expanduser()
     if not folder.is_dir():
-        raise RuntimeError(f"{model_id}: no such folder; give the folder of a model, or a hub id")
+        raise LoadError(f"{model_id}: no such folder; give the folder of a model, or a hub id")
     if not (folder / "config.json").is_file():
-        raise RuntimeError(
-            f"{model_id}: no config.json in it; give a folder in Hugging Face's format"
-        )
+        raise LoadError(f"{model_id}: no config.json in it; give a folder in Hugging Face's format")
     return folder / "config.json"
 
 
@@ -52,7 +52,7 @@ def _hub_config(model_id: str, revision: str | None) -> Path:
             return Path(cached)
         return Path(hf_hub_download(model_id, "config.json", revision=revision))
     except Exception as error:
-        raise RuntimeError(
+        raise LoadError(
             f"{model_id}: its config.json cannot be had from the hub or its cache "
             f"({type(error).__name__}); check the name, the network and HF_TOKEN, or give the "
             "folder of a downloaded model"

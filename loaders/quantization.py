@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 from loaders.checkpoint import scheme_name
+from loaders.errors import LoadError
 from loaders.families import SCHEMES, Family
 from loaders.vlm_loader import QuantizationType, VLMConfig
 
@@ -13,12 +14,10 @@ BITSANDBYTES = {
     QuantizationType.FOUR_BIT: SCHEMES["4bit"],
     QuantizationType.EIGHT_BIT: SCHEMES["8bit"],
 }
-    kind: SCHEMES[kind] for kind in (QuantizationType.FOUR_BIT, QuantizationType.EIGHT_BIT)
-}
 
 
 def refuse_quantization(config: VLMConfig, family: Family, declared: dict[str, Any]) -> None:
-    """Raise RuntimeError for a pair that cannot work, before anything is loaded.
+    """Raise LoadError for a pair that cannot work, before anything is loaded.
 
     Parameters
     ----------
@@ -51,8 +50,8 @@ def refuse_quantization(config: VLMConfig, family: Family, declared: dict[str, A
         raise _refusal(config, f"{needed} is not installed", f"pip install {needed}")
 
 
-def _refusal(config: VLMConfig, cause: str, remedy: str) -> RuntimeError:
-    return RuntimeError(
+def _refusal(config: VLMConfig, cause: str, remedy: str) -> LoadError:
+    return LoadError(
         f"{config.model_id}: quantization {config.quantization.value} cannot be used: "
         f"{cause}; {remedy}"
     )

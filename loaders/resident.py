@@ -1,6 +1,8 @@
 """The one engine of this process: loaded once, kept, replaced when another config is asked for.
 
-engine = resident(settings.model)
+    engine = resident(settings.model)
+
+Importing this loads no framework; the first call of `resident` does.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ import logging
 import threading
 import time
 
-from loaders.batching import one_line
 from loaders.echo import EchoEngine, EchoOptions
 from loaders.engine import Engine
+from loaders.errors import one_line
 from loaders.families import quantization_name
 from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig, create_vlm_loader
 from pagemill.errors import EngineError, UsageError
@@ -30,6 +32,8 @@ def resident(model: Model) -> Engine:
 
     Raises
     ------
+    UsageError
+        The model's folder or name does not exist.
     EngineError
         The model cannot be loaded; one line with the cause and the remedy.
     """
@@ -81,13 +85,13 @@ def engine_for(model: Model) -> Engine:
 
 
 def _open(model: Model) -> Engine:
-    began = time.perf_counter()
+    began, quantization = time.perf_counter(), quantization_name(model)
     engine = engine_for(model)
     log.info(
         "loaded %s (%s, %s, %.0f MB of weights) in %.1f s",
         model.id,
         engine.version,
-        quantization_name(model),
+        quantization,
         getattr(engine, "weight_bytes", 0) / 1e6,
         time.perf_counter() - began,
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from loaders.batching import one_line
 from loaders.checkpoint import declared_quantization, read_config
+from loaders.errors import LoadError, one_line
 from loaders.families import FAMILIES, Family
 from loaders.memory import keep_freed_memory
 from loaders.quantization import quantization_settings, refuse_quantization
@@ -25,7 +25,7 @@ def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
 
     Raises
     ------
-    RuntimeError
+    LoadError
         One line with the cause and the remedy; what can be refused is refused before loading.
     """
     declared = _check(config, family)
@@ -37,12 +37,12 @@ def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
         processor = _load_processor(config)
         model = _load_model(config, family, declared)
     except torch.OutOfMemoryError as error:
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: the weights do not fit on {config.device}: "
             "use quantization: 4bit, a smaller model or another device"
         ) from error
     except OSError as error:
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: its files cannot be had ({one_line(error, 160)}); check the "
             "name, the network and that the weights are safetensors"
         ) from error
@@ -53,7 +53,7 @@ def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
 def _check(config: VLMConfig, family: Family) -> dict[str, Any]:
     """Refuse what cannot work; the checkpoint's own quantization."""
     if config.model_id in family.instead:
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: transformers cannot load it; use {family.instead[config.model_id]}"
         )
     _refuse_device(config)
@@ -68,7 +68,7 @@ def _check(config: VLMConfig, family: Family) -> dict[str, Any]:
 def _refuse_family(config: VLMConfig, family: Family, found: str) -> None:
     if family.model_types and found not in family.model_types:
         right = next((f for f in FAMILIES.values() if found in f.model_types), FAMILIES["auto"])
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: a {found} model, but {family.names[-1]} loads "
             f"{' or '.join(family.model_types)}; use the name {right.names[-1]}, or a checkpoint "
             f"such as {family.hub_id}"
@@ -79,11 +79,9 @@ def _refuse_device(config: VLMConfig) -> None:
     try:
         kind = torch.device(config.device).type
     except RuntimeError as error:
-        raise RuntimeError(
-            f"device {config.device!r} is unknown: use cuda, cuda:0 or cpu"
-        ) from error
+        raise LoadError(f"device {config.device!r} is unknown: use cuda, cuda:0 or cpu") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(
+        raise LoadError(
             f"device {config.device}: torch {torch.__version__} sees no GPU; use device: cpu, or "
             "install a driver and a torch for CUDA"
         )
@@ -93,7 +91,7 @@ def _dtype(config: VLMConfig) -> torch.dtype:
     """float32 on a CPU: measured faster there than bfloat16."""
     if config.dtype is not None:
         if config.dtype not in DTYPES:
-            raise RuntimeError(f"dtype {config.dtype!r} is unknown: use {', '.join(DTYPES)}")
+            raise LoadError(f"dtype {config.dtype!r} is unknown: use {', '.join(DTYPES)}")
         return DTYPES[config.dtype]
     if config.device == "cpu":
         return torch.float32
@@ -117,7 +115,7 @@ def _load_processor(config: VLMConfig) -> Any:
         config.model_id, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
     if getattr(processor, "chat_template", None) is None:
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: no chat template, so it is not a model that follows "
             "instructions; use its instruct version"
         )
@@ -145,7 +143,7 @@ def _load_model(config: VLMConfig, family: Family, declared: dict[str, Any]) -> 
         arguments["quantization_config"] = quantization
     model = AutoModelForImageTextToText.from_pretrained(config.model_id, **arguments)
     if model.config.is_encoder_decoder:
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: an encoder-decoder model, which cannot be batched here; "
             "use a model such as Qwen2.5-VL"
         )
@@ -168,7 +166,7 @@ def _refuse_offload(config: VLMConfig, model: Any) -> None:
     places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
     if "disk" in places or ("cpu" in places and config.device != "cpu"):
         limit = f"max_memory_gb: {config.max_memory_gb}" if config.max_memory_gb else config.device
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: its weights do not fit into {limit}; raise it, or use "
             "quantization: 4bit or a smaller model"
         )

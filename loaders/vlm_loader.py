@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from loaders.batching import one_line
 from loaders.checkpoint import is_folder
 from loaders.engine import Engine, Request, RequestError
+from loaders.errors import LoadError, one_line
 from loaders.families import FAMILIES, Family, family_names
 from pagemill.errors import EngineError
 
@@ -249,7 +249,7 @@ def create_vlm_loader(model_name: str, config: VLMConfig) -> VLMLoader:
 
 def _open_engine(config: VLMConfig, family: Family) -> Engine:
     if config.framework not in FRAMEWORKS:
-        raise RuntimeError(
+        raise LoadError(
             f"framework {config.framework.value} is not available in this version; "
             f"use framework: {', '.join(known.value for known in FRAMEWORKS)}"
         )
@@ -265,14 +265,14 @@ def _open_engine(config: VLMConfig, family: Family) -> Engine:
         )
         return open_engine(config, family)
     except ImportError as error:
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: {config.framework.value} is not installed completely "
             f"({one_line(error)}); pip install 'pagemill[{config.framework.value}]'"
         ) from error
-    except RuntimeError:
+    except LoadError:
         raise
     except Exception as error:
-        raise RuntimeError(
+        raise LoadError(
             f"{config.model_id}: {config.framework.value} could not load it: "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error

@@ -126,7 +126,7 @@ def s3_filesystem(options: StorageOptions) -> Any:
     config: dict[str, Any] = {
         "connect_timeout": 10,
         "read_timeout": 30,  # so that several tries fit into the deadline
-        "retries": {"mode": "standard", "total_max_attempts": 5},
+        "retries": {"mode": "standard", "total_max_attempts": 4},
         "max_pool_connections": 50,
         # Checksums in trailers are refused by many S3-compatible servers.
         "request_checksum_calculation": "when_required",
@@ -144,7 +144,7 @@ def s3_filesystem(options: StorageOptions) -> Any:
         max_concurrency=1,
         **({"profile": options.profile} if options.profile else {}),
     )
-    fs.retries = 1  # the client's own tries are enough; five times five take minutes
+    fs.retries = 1  # the client's own tries are enough; five times as many take minutes
     return fs
 
 

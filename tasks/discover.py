@@ -352,7 +352,7 @@ def _s3(source: str, s3: S3) -> Iterator[Found]:
     except S3Error as error:
         if single and error.code == "AccessDenied":
             return  # keys that may read this object, and list nothing
-        raise
+        raise (UsageError(str(error)) if error.code == "NoSuchBucket" else error) from None
     if some or not key:
         return
     if denied:

@@ -199,23 +199,25 @@ def _opened(source: SourceObject, options: StorageOptions) -> _Opened:
 def _local(path: str) -> Iterator[tuple[SourceObject, Iterator[bytes]]]:
     try:
         # Not to block: what was a file when it was listed may be a FIFO by now.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        with open(os.open(path, flags), "rb", buffering=0) as file:
-            before = os.fstat(file.fileno())
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            before = os.fstat(file)
             if not stat.S_ISREG(before.st_mode):
                 raise _unreadable("not a regular file")
             now = local_object(path, before)
-
-            def chunks() -> Iterator[bytes]:
-                yield from iter(lambda: file.read(CHUNK), b"")
-                if local_object(path, os.fstat(file.fileno())).etag != now.etag:
-                    raise _Broken(_unreadable("it keeps changing while it is read"))
-
-            yield now, chunks()
+            yield now, _local_chunks(path, file, now.etag)
+        finally:
+            os.close(file)
     except OSError as error:
         if error.errno in _THIS_FILE_ALONE:
             raise _unreadable((error.strerror or "unreadable").lower()) from None
         raise StorageError(explain_os(error, "read", path)) from None
+
+
+def _local_chunks(path: str, file: int, etag: str) -> Iterator[bytes]:
+    yield from iter(lambda: os.read(file, CHUNK), b"")
+    if local_object(path, os.fstat(file)).etag != etag:
+        raise _Broken(_unreadable("it keeps changing while it is read"))
 
 
 @contextlib.contextmanager

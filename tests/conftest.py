@@ -21,11 +21,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from pagemill.settings import StorageOptions
+from pagemill.settings import Settings, StorageOptions
 
 ADMIN = ("pagemilladmin", "pagemilladminsecret0123456789")
 READER = ("pagemillreader", "pagemillreadersecret9876543210")
@@ -253,3 +256,56 @@ class Proxy:
                         return
                 else:
                     client.sendall(data)
+
+
+def settings_for(**parts: Any) -> Settings:
+    """Settings with these parts, given as models or as plain data, and a model of no account."""
+    plain = {name: p.model_dump() if isinstance(p, BaseModel) else p for name, p in parts.items()}
+    base = {
+        "model": {"name": "qwen25vl", "id": "echo", "framework": "echo"},
+        "outputs": {"text": {"prompt": "Read."}},
+    }
+    return Settings.model_validate({**base, **plain})
+
+
+class WebServer:
+    """A web server on the loopback: what was given to `serve`, or the status in the path."""
+
+    def __init__(self) -> None:
+        self._data, self._version = b"bytes", 1
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                status = int(self.path[-3:]) if self.path[-3:].isdigit() else 200
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(outer._data)))
+                self.send_header("ETag", f'"tag-{outer._version}"')
+                self.send_header("Last-Modified", "Tue, 02 Jan 2024 03:04:05 GMT")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.do_HEAD()
+                self.wfile.write(outer._data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def serve(self, data: bytes) -> str:
+        """Give these bytes under every path from now on, with a new etag; returns a URL."""
+        self._version += data != self._data
+        self._data = data
+        return f"{self.url}/a.pdf"
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    """A web server."""
+    running = WebServer()
+    threading.Thread(target=running.server.serve_forever, args=(0.02,), daemon=True).start()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()

@@ -17,7 +17,7 @@ from loaders.engine import Completion, Request, RequestError
 from loaders.loops import find_loop
 from loaders.resident import engine_for, release, resident
 from pagemill.errors import EngineError, ErrorKind, UsageError
-from pagemill.settings import Model
+from pagemill.settings import PROJECT, Model
 
 PAGE, CAPTION = 1500, 128
 SECONDS = 30
@@ -304,8 +304,11 @@ def test_another_config_closes_the_resident_engine_before_it_loads(
 def test_after_a_failed_load_nothing_is_resident(echo: Model) -> None:
     first = resident(echo)
     gone = Model(name="auto", id="/nowhere/model", device="cpu")
-    with pytest.raises(EngineError, match="/nowhere/model: no such folder"):
+    with pytest.raises(UsageError, match="/nowhere/model: no such folder"):
         resident(gone)
+    no_gpu = Model(name="auto", id=str(PROJECT / "models" / "pagereader-19m"), device="abacus")
+    with pytest.raises(EngineError, match="device 'abacus' is unknown"):
+        resident(no_gpu)
     assert resident(echo) is not first
 
 

@@ -98,7 +98,10 @@ def loader() -> Iterator[VLMLoader]:
 
 
 def read(loader: VLMLoader, *requests: Request) -> list[Completion]:
-    return [future.result(SECONDS) for future in map(loader.engine.submit, requests)]
+    engine: Any = loader.engine
+    with engine._wake:  # so that they are gathered together, however busy the machine is
+        futures = [engine.submit(request) for request in requests]
+    return [future.result(SECONDS) for future in futures]
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -163,18 +166,16 @@ def test_transparent_is_white_and_long_strips_are_padded(loader: VLMLoader) -> N
         assert isinstance(loader.generate([Image.new("RGB", size)], PROMPT, 4, 0), str)
 
 
-def test_a_loop_is_stopped_and_cut(loader: VLMLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_is_stopped_and_cut(loader: VLMLoader) -> None:
     # The model is made to say one thing for ever: a rendered loop would depend on its mood.
-    model = loader.engine._model  # type: ignore[attr-defined]
-    forward = model.forward
-
-    def stuck(*args: Any, **kwargs: Any) -> Any:
-        outputs = forward(*args, **kwargs)
+    def insist(_: Any, __: Any, outputs: Any) -> None:
         outputs.logits[..., 300] += 1e6
-        return outputs
 
-    monkeypatch.setattr(model, "forward", stuck)
-    (answer,) = read(loader, Request((page(LINES[:1]),), PROMPT, 1000))
+    hook = loader.engine._model.register_forward_hook(insist)  # type: ignore[attr-defined]
+    try:
+        (answer,) = read(loader, Request((page(LINES[:1]),), PROMPT, 1000))
+    finally:
+        hook.remove()
     assert answer.finish_reason == "loop"
     assert 300 <= answer.completion_tokens < 400
     assert len(answer.text) < 20
@@ -192,6 +193,24 @@ def test_abort_ends_a_row_and_leaves_the_others(loader: VLMLoader) -> None:
     assert answer.finish_reason == "aborted"
     assert answer.completion_tokens < 300
     assert read(loader, Request((page(LINES[:1]),), PROMPT, 100))[0].finish_reason == "stop"
+
+
+def test_memory_that_runs_out_halves_the_batch(
+    loader: VLMLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loader.engine._model  # type: ignore[attr-defined]
+    generate, sizes = model.generate, []
+
+    def cramped(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(model, "generate", cramped)
+    answers = read(loader, *(Request((page(LINES[:1]),), PROMPT, 10) for _ in range(4)))
+    assert {answer.finish_reason for answer in answers} == {"length"}
+    assert sizes == [4, 2, 1, 1, 2, 1, 1]
 
 
 def test_a_special_token_in_the_prompt_is_refused(loader: VLMLoader) -> None:
@@ -268,6 +287,113 @@ def test_quantization_makes_the_weights_smaller(loader: VLMLoader) -> None:
 def _types(loader: VLMLoader, below: str = "") -> set[str]:
     modules = loader.engine._model.named_modules()  # type: ignore[attr-defined]
     return {type(module).__name__ for name, module in modules if name.startswith(below)}
+
+
+# --- another family: the engine is not made for Qwen alone ------------------------------------
+
+GEMMA_TEMPLATE = (
+    "{% for message in messages %}<start_of_turn>{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}<start_of_image>{% else %}{{ item['text'] }}{% endif %}"
+    "{% endfor %}<end_of_turn>{% endfor %}<start_of_turn>"
+)
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a Gemma 3 of two tiny layers with random weights."""
+    from loaders.torchvision_repair import repair_torchvision
+
+    repair_torchvision()
+    import transformers as hf
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    images = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    images["image_token"] = "<image_soft_token>"
+    bare = Tokenizer(models.BPE(unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=[*specials, *images.values()], initial_alphabet=alphabet
+    )
+    bare.train_from_iterator([" ".join(LINES)] * 3, trainer)
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_object=bare,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+        extra_special_tokens=images,
+    )
+    processor = hf.Gemma3Processor(
+        image_processor=hf.Gemma3ImageProcessor(size={"height": 56, "width": 56}),
+        tokenizer=tokenizer,
+        chat_template=GEMMA_TEMPLATE,
+        image_seq_length=4,
+    )
+    torch.manual_seed(1)
+    model = hf.Gemma3ForConditionalGeneration(
+        hf.Gemma3Config(
+            text_config={
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_hidden_layers": 2,
+                "layer_types": ["sliding_attention", "full_attention"],
+                "sliding_window": 16,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "vocab_size": len(tokenizer),
+                "initializer_range": 0.3,
+                "tie_word_embeddings": False,
+            },
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 56,
+                "patch_size": 14,
+            },
+            mm_tokens_per_image=4,
+            image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+            boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
+            eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
+            tie_word_embeddings=False,
+            initializer_range=0.3,
+        )
+    )
+    # It starts as zeros, and the model would then ignore its images.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    folder = tmp_path_factory.mktemp("gemma")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_gemma_3_reads_batches_that_shrink(gemma: str) -> None:
+    requests = [
+        Request((page(LINES[:1]),), "a", 17),
+        Request((page(LINES),), "a longer prompt", 30),
+        Request((page(LINES[2:]),), "b", 20),
+        Request((), "no image at all", 16),
+    ]
+    with create_vlm_loader("gemma3", config(model_id=gemma)) as loader:
+        pages = requests[:3]
+        alone = [read(loader, request)[0] for request in pages]
+        seen = []
+        model = loader.engine._model  # type: ignore[attr-defined]
+        model.register_forward_hook(lambda *a: seen.append(len(a[-1].logits)))
+        together = read(loader, *pages)
+        assert [answer.text for answer in together] == [answer.text for answer in alone]
+        assert {answer.text for answer in together} != {together[0].text}
+        assert seen == sorted(seen, reverse=True)
+        assert len(set(seen)) > 1
+        assert read(loader, requests[3])[0].completion_tokens > 0
+        with pytest.raises(RuntimeError, match="<start_of_image>"):
+            loader.generate([], "see <start_of_image>")
 
 
 # --- names and refusals ----------------------------------------------------------------------
@@ -390,14 +516,16 @@ def test_llama_4_in_4bit_is_refused(tmp_path: Path) -> None:
     assert "Llama-4-Maverick-17B-128E-Instruct-FP8 with quantization: none" in message
 
 
-def test_a_model_over_its_memory_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_over_its_memory_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from loaders import transformers_model
 
     real = transformers_model._placement
     monkeypatch.setattr(
         transformers_model,
         "_placement",
-        lambda c: {**real(c), "max_memory": {"cpu": "20MiB"}, "offload_folder": "/tmp/offload"},
+        lambda c: {**real(c), "max_memory": {"cpu": "20MiB"}, "offload_folder": str(tmp_path)},
     )
     message = refusal(max_memory_gb=1)
     assert "do not fit into max_memory_gb: 1; raise it" in message

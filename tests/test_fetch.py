@@ -1,0 +1,287 @@
+"""Fetching tells an object that cannot be had from a storage that fails."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Proxy, S3Server, WebServer, settings_for
+
+from pagemill import s3 as s3_module
+from pagemill.document import Failure, SourceObject
+from pagemill.errors import ErrorKind, StorageError
+from pagemill.s3 import S3Error
+from pagemill.settings import Settings, StorageOptions
+from tasks import fetch as fetch_module
+from tasks.discover import discover
+from tasks.fetch import Fetched, fetch
+
+SETTINGS = settings_for()
+
+
+def find(source: str | Path, settings: Settings = SETTINGS) -> SourceObject:
+    (found,) = discover(str(source), settings, "/nonexistent/out")
+    return found
+
+
+def failure(source: SourceObject, settings: Settings = SETTINGS) -> Failure:
+    result = fetch(source, settings)
+    assert isinstance(result, Failure)
+    return result
+
+
+def success(source: SourceObject, settings: Settings = SETTINGS) -> Fetched:
+    result = fetch(source, settings)
+    assert isinstance(result, Fetched)
+    return result
+
+
+Place = tuple[Callable[[bytes], str], Settings]
+
+
+@pytest.fixture(params=["local", "s3", "memory", "http"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A way to put a document somewhere, which gives its URL, and settings that reach it."""
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3")
+        return _bucket(server), settings_for(storage=server.options)
+    if request.param == "http":
+        web: WebServer = request.getfixturevalue("web")
+        return web.serve, SETTINGS
+    url = str(tmp_path / "a b#1.pdf") if request.param == "local" else f"memory://{tmp_path.name}"
+
+    def put(data: bytes) -> str:
+        import fsspec
+
+        with fsspec.open(url, "wb") as file:
+            file.write(data)
+        return url
+
+    return put, SETTINGS
+
+
+def _bucket(server: S3Server) -> Callable[[bytes], str]:
+    bucket = server.bucket()
+
+    def put(data: bytes) -> str:
+        server.put(bucket, "a b#1.pdf", data)
+        return f"s3://{bucket}/a b#1.pdf"
+
+    return put
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 << 20, (8 << 20) + 7])
+def test_the_bytes_come_whole_with_their_hash_and_etag(place: Place, size: int) -> None:
+    put, settings = place
+    data = os.urandom(size)
+    source = find(put(data), settings)
+    with success(source, settings) as fetched:
+        assert fetched.source == source
+        assert (fetched.size, fetched.etag) == (size, source.etag)
+        assert fetched.sha256 == hashlib.sha256(data).hexdigest()
+        assert fetched.file.read() == data
+        assert fetched.file.seek(0) == 0
+        assert os.fstat(fetched.file.fileno()).st_size == size
+        assert os.fstat(fetched.file.fileno()).st_nlink == 0  # nothing stays when killed
+    assert fetched.file.closed
+
+
+def test_what_changed_since_the_listing_comes_with_its_own_etag(place: Place) -> None:
+    put, settings = place
+    listed = find(put(b"old"), settings)
+    put(b"newer")
+    now = find(put(b"newer"), settings)
+    with success(listed, settings) as fetched:
+        assert fetched.source == now != listed
+        assert fetched.file.read() == b"newer"
+
+
+def test_a_large_object_is_not_fetched(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, settings = place
+    settings = settings.model_copy(
+        update={"limits": settings_for(limits={"max_file_mb": 1}).limits}
+    )
+    fits = find(put(bytes(1 << 20)), settings)
+    success(fits, settings).close()
+    large = find(put(bytes((1 << 20) + 1)), settings)
+    grown = SourceObject(large.uri, large.etag, 1, large.modified)
+    expected = Failure(ErrorKind.TOO_LARGE, "over 1 MB", "max_file_mb=1")
+    assert failure(grown, settings) == expected
+    monkeypatch.setattr(fetch_module, "_opened", None)
+    assert failure(large, settings) == expected
+
+
+def test_what_is_gone_meanwhile_is_unreadable(place: Place) -> None:
+    put, settings = place
+    listed = find(put(b"x"), settings)
+    gone = SourceObject(listed.uri.replace("a b#1", "gone") + "404", "", 1)
+    assert failure(gone, settings).kind is ErrorKind.UNREADABLE
+
+
+def test_a_known_problem_is_unreadable_without_another_look() -> None:
+    source = SourceObject("file:///dev/tty", "", 0, None, "not a regular file")
+    assert failure(source) == Failure(ErrorKind.UNREADABLE, "not a regular file")
+
+
+# -- local ---------------------------------------------------------------------------------
+
+
+def test_a_file_that_became_a_fifo_or_a_folder_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        source = SourceObject(f"file://{path}", "", 1)
+        assert failure(source) == Failure(ErrorKind.UNREADABLE, "not a regular file")
+
+
+def test_a_symlink_to_a_file_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("a")
+    with success(find(tmp_path / "link")) as fetched:
+        assert fetched.file.read() == b"data"
+
+
+def test_a_file_without_permission_is_unreadable(
+    open_folder: Path, unprivileged: Callable[[], None]
+) -> None:
+    (open_folder / "a").write_bytes(b"x")
+    (open_folder / "a").chmod(0)
+    unprivileged()
+    source = find(open_folder / "a")
+    assert failure(source) == Failure(ErrorKind.UNREADABLE, "permission denied")
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    source, copy, changes = find(path), fetch_module._copy, [b"new", b"newest"]
+
+    def disturb(now: SourceObject, chunks: Iterator[bytes], limit: int) -> Fetched:
+        if changes:
+            path.write_bytes(changes.pop(0))
+            os.utime(path, ns=(0, len(changes)))
+        return copy(now, chunks, limit)
+
+    monkeypatch.setattr(fetch_module, "_copy", disturb)
+    with success(source) as fetched:
+        assert fetched.file.read() == b"newest"
+        assert fetched.source == find(path)
+    changes = [b"1", b"2", b"3"]
+    assert failure(source).message == "it keeps changing while it is read"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE])
+def test_a_failing_disk_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    source = find(tmp_path / "a")
+
+    def fail(*_: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fetch_module.os, "open", fail)
+    with pytest.raises(StorageError, match=f"cannot read {tmp_path}/a"):
+        fetch(source, SETTINGS)
+
+
+def test_a_full_temporary_folder_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    monkeypatch.setattr(
+        fetch_module.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb", 0)
+    )
+    with pytest.raises(StorageError, match=r"disk is full.*TMPDIR"):
+        fetch(find(tmp_path / "a"), SETTINGS)
+
+
+# -- S3 ------------------------------------------------------------------------------------
+
+
+def test_an_object_that_alone_is_forbidden_is_unreadable(s3: S3Server, reader_bucket: str) -> None:
+    for key in ("open/a.pdf", "shut/b.pdf"):
+        s3.put(reader_bucket, key, b"x")
+    reader = settings_for(storage=s3.as_user("reader"))
+    success(find(f"s3://{reader_bucket}/open/a.pdf", reader), reader).close()
+    shut = SourceObject(f"s3://{reader_bucket}/shut/b.pdf", "", 1)
+    assert failure(shut, reader) == Failure(ErrorKind.UNREADABLE, "access denied")
+
+
+def test_a_bucket_that_is_forbidden_as_a_whole_is_raised(s3: S3Server) -> None:
+    bucket = s3.bucket()
+    s3.put(bucket, "a", b"x")
+    for user, words in (("reader", "access denied"), ("wrong", "keys are refused")):
+        with pytest.raises(StorageError, match=words):
+            fetch(SourceObject(f"s3://{bucket}/a", "", 1), settings_for(storage=s3.as_user(user)))
+
+
+def test_a_missing_bucket_is_raised(s3: S3Server) -> None:
+    settings = settings_for(storage=s3.options)
+    with pytest.raises(StorageError, match="no such bucket"):
+        fetch(SourceObject("s3://no-such-bucket/a", "", 1), settings)
+
+
+def test_an_unreachable_server_is_raised(s3: S3Server) -> None:
+    nobody = settings_for(storage=StorageOptions(endpoint_url="http://127.0.0.1:1"))
+    with pytest.raises(StorageError, match="cannot reach"):
+        fetch(SourceObject("s3://bucket/a", "", 1), nobody)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("InvalidObjectState", "archived"), ("KMS.DisabledException", "cannot be decrypted")],
+)
+def test_archived_and_undecryptable_objects_are_unreadable(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise S3Error("no", code)
+
+    monkeypatch.setattr(s3_module.S3, "open", refuse)
+    result = failure(SourceObject("s3://bucket/a", "", 1), settings_for(storage=s3.options))
+    assert result.kind is ErrorKind.UNREADABLE and words in result.message
+
+
+def test_a_body_cut_midway_is_read_again_and_whole(s3: S3Server) -> None:
+    bucket, data = s3.bucket(), os.urandom(6 << 20)
+    s3.put(bucket, "a", data)
+    with Proxy(s3.endpoint_url) as proxy:
+        settings = settings_for(storage=proxy.options)
+        source = find(f"s3://{bucket}/a", settings)
+        proxy.cut_next_answer(after=5_000_000)
+        with success(source, settings) as fetched:
+            assert fetched.file.read() == data
+        assert proxy.cuts == 1
+
+
+def test_a_body_that_always_breaks_is_raised(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = s3.bucket()
+    s3.put(bucket, "a", bytes(1 << 20))
+    settings = settings_for(storage=s3.options)
+    source = find(f"s3://{bucket}/a", settings)
+
+    def broken(*_: Any) -> Iterator[bytes]:
+        yield b"x"
+        raise S3Error("the connection broke midway", "Broken")
+
+    monkeypatch.setattr(s3_module.S3Body, "__iter__", broken)
+    with pytest.raises(StorageError, match="broke midway"):
+        fetch(source, settings)
+
+
+# -- HTTP ----------------------------------------------------------------------------------
+
+
+def test_http_failures_are_told_apart(web: WebServer) -> None:
+    for status, words in ((404, "gone"), (410, "gone"), (403, "access denied")):
+        assert words in failure(SourceObject(f"{web.url}/{status}", "", 1)).message
+    for status in (500, 503):
+        with pytest.raises(StorageError, match=f"cannot read {web.url}/{status}"):
+            fetch(SourceObject(f"{web.url}/{status}", "", 1), SETTINGS)
+    with pytest.raises(StorageError, match="cannot read"):
+        fetch(SourceObject("http://127.0.0.1:1/a.pdf", "", 1), SETTINGS)
