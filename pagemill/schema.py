@@ -83,7 +83,7 @@ AFTER_OUTPUTS: tuple[Column, ...] = (
 )
 PER_OUTPUT: tuple[tuple[str, pa.DataType, str], ...] = (
     ("finish_reason", _TEXT, "per output: stop, length (cut off), loop (cut off) or error"),
-    ("attempts", pa.list_(_TEXT), "per output: what was tried before, and how it ended"),
+    ("attempts", pa.list_(pa.field("element", _TEXT)), "per output: what was tried before, and how it ended"),
 )
 RESERVED = frozenset(
     [c.name for c in BEFORE_OUTPUTS + AFTER_OUTPUTS] + [name for name, _, _ in PER_OUTPUT]
@@ -112,7 +112,8 @@ def row_schema(outputs: Iterable[str]) -> pa.Schema:
     Column descriptions are field metadata (``description``); the schema metadata has
     ``pagemill_schema`` (the version; columns are only ever added).
     """
-    outputs = list(outputs)
+    # Whatever their order in the config, which is no part of the recipe.
+    outputs = sorted(outputs, key=lambda name: (name != "text", name != "caption", name))
     columns = list(BEFORE_OUTPUTS)
     columns += [Column(n, _TEXT, False, f"the model's answer to the prompt {n!r}") for n in outputs]
     columns += AFTER_OUTPUTS

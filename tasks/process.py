@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pagemill.document import Failure, PageFailure, PageImage, SourceObject
-from pagemill.errors import ErrorKind
+from pagemill.errors import EngineError, ErrorKind
 from pagemill.ledger import DocumentRows, Row
 from pagemill.schema import Status
 from tasks.fetch import Fetched, fetch
@@ -104,7 +104,7 @@ class _ShardRun:
         self.worker = worker
         self.shard = shard
         self.settings = worker.job.settings
-        self.key = f"shard-{shard.number}"
+        self.asked: set[str] = set()
         self.pending: deque[Callable[[], None]] = deque()
         self.complete: list[DocumentRows] = []
         self.claims: dict[str, str] = {}
@@ -207,10 +207,13 @@ class _ShardRun:
         if page.blank:
             return lambda: self._add_row(document, maker.read(page, {}, count, None))
         engine = self.worker.engine()
-        asked = read_page(engine, page, self.settings.outputs, self.key)
+        key = f"{self.shard.number} {document.item.source.uri} {page.number}"
+        self.asked.add(key)
+        asked = read_page(engine, page, self.settings.outputs, key)
 
         def finish() -> None:
             answers = {name: self._wait(answer) for name, answer in asked.items()}
+            self.asked.remove(key)
             self._add_row(document, maker.read(page, answers, count, engine.version))
 
         return finish
@@ -303,7 +306,11 @@ class _ShardRun:
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what is complete, let go of the rest."""
-        self.worker.abort(self.key)
+        for key in self.asked:
+            self.worker.abort(key)
+        if isinstance(error, EngineError):
+            # What failed just before the engine was found broken was not the pages' fault.
+            self.complete = [d for d in self.complete if not _has_model_failure(d)]
         with contextlib.suppress(Exception):  # the first error is the one to report
             self._commit()
         for sha256 in self.claims.values():
@@ -329,6 +336,10 @@ class _ShardRun:
             gpu_seconds=float(self.totals["gpu_seconds"]),
             render_seconds=float(self.totals["render_seconds"]),
         )
+
+
+def _has_model_failure(document: DocumentRows) -> bool:
+    return any(row.get("error_kind") == ErrorKind.MODEL_FAILED for row in document.rows)
 
 
 def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:

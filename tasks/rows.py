@@ -104,7 +104,7 @@ class RowMaker:
         ]
 
     def _copy(self, row: Row) -> Row:
-        origin = row["copied_from"] or row["source_uri"]
+        origin = row.get("copied_from") or row["source_uri"]
         marks = {**self._source(), "run_id": self.run_id, "processed_at": datetime.now(UTC)}
         if row["source_uri"] == self.source.uri:
             return {**row, **marks}

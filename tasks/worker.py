@@ -80,7 +80,7 @@ class Worker:
         return min(1.0, max(0.0, 1 - busy / there)) if there else None
 
     def abort(self, key: str) -> None:
-        """End the requests of a shard that is given up."""
+        """End the requests of a page that is given up."""
         if self._engine is not None:
             self._engine.abort(key)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -255,17 +257,29 @@ def test_what_is_no_regular_file_is_a_problem_and_is_not_opened(tmp_path: Path) 
     assert [s.problem for s in look(tmp_path / "fifo.pdf")] == ["not a regular file"]
 
 
-def test_a_very_deep_tree_is_walked(tmp_path: Path) -> None:
+def test_a_folder_too_deep_for_a_path_is_a_problem(tmp_path: Path) -> None:
     here = os.getcwd()
     try:
         os.chdir(tmp_path)
-        for _ in range(1500):  # deeper than a path may be long
-            os.mkdir("ddd")
-            os.chdir("ddd")
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
     finally:
         os.chdir(here)
     (source,) = look(tmp_path)
     assert source.problem == "file name too long"
+
+
+def test_a_tree_deeper_than_pythons_recursion_is_walked(tmp_path: Path) -> None:
+    make(tmp_path, "d/" * 300 + "a.pdf")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(200)
+    try:
+        sources = list(look(tmp_path))
+    finally:
+        sys.setrecursionlimit(limit)
+        subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # pytest's own way recurses
+    assert len(sources) == 1
 
 
 # -- S3 ------------------------------------------------------------------------------------

@@ -193,9 +193,11 @@ def test_a_failing_disk_is_raised(
 
 def test_a_full_temporary_folder_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"x")
-    monkeypatch.setattr(
-        fetch_module.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb", 0)
-    )
+
+    def full(**_: Any) -> Any:
+        return os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb", 0)
+
+    monkeypatch.setattr(fetch_module.tempfile, "TemporaryFile", full)
     with pytest.raises(StorageError, match=r"disk is full.*TMPDIR"):
         fetch(find(tmp_path / "a"), SETTINGS)
 
