@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +35,8 @@ class _Main(click.Group):
     def invoke(self, ctx: click.Context) -> None:
         try:
             code = super().invoke(ctx)
+        except click.exceptions.Exit:
+            raise
         except (PagemillError, KeyboardInterrupt, OSError, RuntimeError) as error:
             if ctx.obj:  # --debug
                 raise
@@ -149,6 +152,11 @@ def plan(
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return 0
+    if count:
+        seconds = facts.pop("seconds")
+        unknown = "unknown: no run of this recipe yet"
+        facts |= {"pages": f"{facts['pages']}, {facts.pop('pages_are')}"}
+        facts |= {"time": unknown if seconds is None else f"about {timedelta(seconds=seconds)}"}
     _print_facts(facts)
     rows = [(i.source.uri, i.reason, _which(i.pages)) for i in islice(planned.items, 20)]
     if rows:

@@ -23,6 +23,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from flows import progress
+from flows.prefect_api import wait_until_recorded
 from pagemill.errors import EngineError, PagemillError, Stopped, Unbalanced
 from pagemill.settings import DEFAULT_CONFIG, load_settings
 from tasks.job import open_job
@@ -65,6 +66,7 @@ def ingest(
     failed_shards = [str(failure) for failure in failures]
     balance = reconcile(job, plan, worker, receipts, failed_shards, started)
     _report(worker, balance)
+    wait_until_recorded(flow_run.id, len(plan.shards))
     _raise_for(balance, failures)
     return Completed(message=headline(balance), data=balance.as_dict())
 

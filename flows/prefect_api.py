@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import IO
 
 from pagemill.errors import OrchestratorError
 
 START_SECONDS = 120
 DRAIN_SECONDS = 10
+_EMBEDDED = "PAGEMILL_EMBEDDED_API"  # children of this process see it, too
 
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -74,34 +74,41 @@ def prefect_api() -> Iterator[str]:
     with _server() as url:
         # The heartbeat serves automations of a lasting server; here it would cost a second.
         settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-        since = datetime.now(UTC)
-        with temporary_settings(settings), _environment(PREFECT_API_URL=url):
+        with temporary_settings(settings), _environment(**{"PREFECT_API_URL": url, _EMBEDDED: url}):
             try:
                 yield url
             finally:
-                _drain(url, since)
+                _send_logs()
 
 
-def _drain(url: str, since: datetime) -> None:
-    """Wait until the server has the last logs and the end of every task run.
+def wait_until_recorded(flow_run_id: str, task_runs: int) -> None:
+    """Wait until an embedded API has the end of every task run of a flow run.
 
-    They reach it in the background; a server stopped too early forgets the last ones. Gives up
-    in silence after `DRAIN_SECONDS`: this is history, not the ledger.
+    They reach it in the background, and a server stopped too early forgets the last ones. A
+    lasting server needs no waiting. Gives up in silence after `DRAIN_SECONDS`: this is history,
+    not the ledger.
     """
+    url = os.environ.get(_EMBEDDED)
+    if not url:
+        return
     import httpx
-    from prefect.logging.handlers import APILogWorker
 
-    APILogWorker.drain_all(timeout=5)
-    running = {
-        "flow_runs": {"start_time": {"after_": since.isoformat()}},
-        "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}},
+    ended = {
+        "flow_runs": {"id": {"any_": [flow_run_id]}},
+        "task_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
     }
     deadline = time.monotonic() + DRAIN_SECONDS
     with contextlib.suppress(httpx.HTTPError):
         while time.monotonic() < deadline:
-            if httpx.post(f"{url}/task_runs/count", json=running).json() == 0:
+            if httpx.post(f"{url}/task_runs/count", json=ended).json() >= task_runs:
                 return
             time.sleep(0.1)
+
+
+def _send_logs() -> None:
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=5)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,11 @@ AFTER_OUTPUTS: tuple[Column, ...] = (
 )
 PER_OUTPUT: tuple[tuple[str, pa.DataType, str], ...] = (
     ("finish_reason", _TEXT, "per output: stop, length (cut off), loop (cut off) or error"),
-    ("attempts", pa.list_(pa.field("element", _TEXT)), "per output: what was tried before, and how it ended"),
+    (
+        "attempts",
+        pa.list_(pa.field("element", _TEXT)),
+        "per output: what was tried before, and how it ended",
+    ),
 )
 RESERVED = frozenset(
     [c.name for c in BEFORE_OUTPUTS + AFTER_OUTPUTS] + [name for name, _, _ in PER_OUTPUT]

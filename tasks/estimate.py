@@ -35,7 +35,7 @@ def estimate(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
     return {
         "pages": pages,
         "pages_are": "counted" if exact else f"estimated from {len(probed)} of {total} documents",
-        "seconds": round(pages / rates[-1], 1) if rates and rates[-1] else None,
+        "seconds": round(pages / rates[-1]) if rates and rates[-1] else None,
     }
 
 

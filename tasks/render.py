@@ -22,7 +22,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
-from typing import BinaryIO
+from typing import IO
 
 from pagemill.document import Failure, Kind, PageFailure, PageImage
 from pagemill.errors import ErrorKind, UsageError
@@ -54,7 +54,7 @@ class Opened:
 
 
 def render(
-    file: BinaryIO,
+    file: IO[bytes],
     settings: Settings,
     *,
     only: Collection[int] | None = None,
@@ -65,7 +65,7 @@ def render(
 
     Parameters
     ----------
-    file : BinaryIO
+    file : IO[bytes]
         A real, seekable file with a file descriptor; it may be unlinked. Not read from here on.
     settings : Settings
     only, skip : collection of int
@@ -129,7 +129,7 @@ def _poppler_version() -> str:
     return found.group(1) if found else "unknown"
 
 
-def _judge(file: BinaryIO, limits: Limits) -> Kind | Failure:
+def _judge(file: IO[bytes], limits: Limits) -> Kind | Failure:
     size = os.fstat(file.fileno()).st_size
     if size > limits.max_file_mb << 20:
         decided_by = f"max_file_mb={limits.max_file_mb}"
@@ -138,7 +138,7 @@ def _judge(file: BinaryIO, limits: Limits) -> Kind | Failure:
 
 
 def _renderers(
-    kind: Kind, file: BinaryIO, settings: Settings, stop: threading.Event | None
+    kind: Kind, file: IO[bytes], settings: Settings, stop: threading.Event | None
 ) -> tuple[_Renderer, _Renderer | None]:
     """The renderer to ask, and the one to ask about what the first cannot do."""
     clock, choice = Clock(settings.limits, stop), settings.render.renderer
@@ -275,7 +275,7 @@ def _explain(failure: Failure, settings: Settings, untried: str) -> Failure:
 class _Renderer:
     """One renderer over one document: a child, and another one after a crash or a hang."""
 
-    def __init__(self, drawer: str, file: BinaryIO, settings: Settings, clock: Clock) -> None:
+    def __init__(self, drawer: str, file: IO[bytes], settings: Settings, clock: Clock) -> None:
         self.drawer = drawer
         self._file, self._settings, self._clock = file, settings, clock
         self._child: Child | None = None

@@ -18,7 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, IO
 
 from pagemill.document import Failure, PageFailure, PageImage
 from pagemill.errors import ErrorKind, PagemillError, Stopped
@@ -80,7 +80,7 @@ class Clock:
 class Child:
     """One process, and the frames that it sends. See `tasks.render_child`."""
 
-    def __init__(self, drawer: str, file: BinaryIO, settings: Settings, clock: Clock) -> None:
+    def __init__(self, drawer: str, file: IO[bytes], settings: Settings, clock: Clock) -> None:
         self._drawer, self._render, self._clock = drawer, settings.render, clock
         seconds = settings.limits.seconds_per_page
         # Poppler keeps the time itself, process by process; this is for when it does not.

@@ -48,7 +48,9 @@ def make_pdf(path: Path, pages: int = 1, words: str = "") -> Path:
     canvas = Canvas(str(path), pagesize=A6, invariant=True)
     for number in range(1, pages + 1):
         for line in range(6):
-            canvas.drawString(30, 380 - 20 * line, f"{words or path.stem} page {number} line {line}")
+            canvas.drawString(
+                30, 380 - 20 * line, f"{words or path.stem} page {number} line {line}"
+            )
         canvas.showPage()
     canvas.save()
     return path

@@ -272,7 +272,9 @@ def test_a_blank_page_costs_no_model_time(
         file.unlink()
     Image.new("RGB", (300, 200), "white").save(source / "blank.png")
     balance = run(source, out, echo_settings(tmp_path))
-    assert [(r["status"], r["text"], r["prompt_tokens"]) for r in table(out)] == [("blank", None, 0)]
+    assert [(r["status"], r["text"], r["prompt_tokens"]) for r in table(out)] == [
+        ("blank", None, 0)
+    ]
     assert asked == []
     assert balance.balanced
 

@@ -1,0 +1,257 @@
+"""The main job over the corpus, balanced, scored, beside tesseract. See `--help`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import click
+
+from benchmarks.common import CORPUS, as_options, emit, machine, pagemill, print_table
+from benchmarks.memory import Watch
+
+READ = ("ok", "blank", "fallback", "partial")
+NO_DOCUMENTS = ["gt/*", "README.md", "manifest.csv", "score.py"]
+GROUPS = {"all": "all", "digital": "text_layer=digital", "scanned": "text_layer=scanned"}
+TRUE_TEXT = ("human", "source", "textlayer", "textlayer+source", "sibling-textlayer", "tests")
+
+Page = dict[str, Any]
+
+
+@click.command()
+@click.option("--corpus", type=Path, default=CORPUS, show_default=True)
+@click.option("--out", help="OUT of the job; a temporary folder if left out. Its rows are kept.")
+@click.option("-c", "--config", default="local", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As of `run`.")
+@click.option("--max-pages", default=20, show_default=True, help="Pages read of one document.")
+@click.option("--run/--no-run", default=True, help="Run the job.")
+@click.option("--tesseract", is_flag=True, help="Let tesseract read the same documents as well.")
+@click.option("--dpi", default=300, show_default=True, help="Of the pages given to tesseract.")
+@click.option("--csv", "per_document", type=Path, help="A folder for the scores by document.")
+@click.option("--append", is_flag=True, help="Add the JSON line to benchmarks/results.jsonl.")
+def main(
+    corpus: Path,
+    out: str | None,
+    config: str,
+    overrides: tuple[str, ...],
+    max_pages: int,
+    run: bool,
+    tesseract: bool,
+    dpi: int,
+    per_document: Path | None,
+    append: bool,
+) -> None:
+    """Run the main job over the corpus, check that it balances, score what it read.
+
+    Prints what score.py says: error rates of all documents with ground truth, of the digital
+    and of the scanned ones, and the files whose outcome is not what the manifest expects; also
+    wall time, pages/s and the peak memory of the run. A document counts as read when at least
+    one of its pages was.
+
+    \b
+      python benchmarks/corpus.py                        the default model: an hour on 2 cores
+      python benchmarks/corpus.py -c benchmarks/echo.yaml    outcomes only: a minute
+      python benchmarks/corpus.py --no-run --tesseract   tesseract alone: some minutes
+    """
+    print("measured on", machine(), flush=True)
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="pagemill-corpus-") as folder:
+        scorer = Scorer(corpus, Path(folder), per_document)
+        if run:
+            options = (*overrides, f"limits.max_pages={max_pages}")
+            out = out or f"{folder}/out"
+            result["run"] = run_job(str(corpus), out, config, options)
+            rows = list(read_rows(out, result["run"]["recipe"]))
+            result["pagemill"] = scorer.score("pagemill", texts(rows), outcomes(rows))
+        if tesseract:
+            began = time.perf_counter()
+            result["tesseract"] = scorer.score("tesseract", list(read_all(corpus, dpi)))
+            result["tesseract"]["seconds"] = round(time.perf_counter() - began, 1)
+    show(result)
+    emit("corpus", result, append)
+
+
+# -- the job ------------------------------------------------------------------------------
+
+
+def run_job(source: str, out: str, config: str, overrides: Iterable[str]) -> dict[str, Any]:
+    """`pagemill run`, then `pagemill check`; what it cost."""
+    options = ["-c", config, *as_options({"select.exclude": NO_DOCUMENTS})]
+    options += [word for pair in overrides for word in ("--set", pair)]
+    command = pagemill("run", source, out, "--json", *options)
+    began = time.perf_counter()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, text=True) as run, Watch(run.pid) as watch:
+        printed = run.communicate()[0]
+    if run.returncode not in (0, 3):
+        raise click.ClickException(f"the run ended with exit code {run.returncode}")
+    check = subprocess.run(pagemill("check", out, "--source", source, *options))
+    if check.returncode:
+        raise click.ClickException("`pagemill check` found problems")
+    balance = json.loads(printed)
+    return {
+        "recipe": balance["recipe"],
+        "documents": balance["documents"]["selected"],
+        "rows": balance["pages"]["rows"],
+        "by_status": balance["pages"]["by_status"],
+        "errors": balance["errors"],
+        "wall_seconds": round(time.perf_counter() - began, 1),
+        **balance["cost"],
+        "peak_mb": watch.peaks,
+    }
+
+
+def read_rows(out: str, recipe: str) -> Iterator[Page]:
+    """All rows of OUT, as anybody would read them."""
+    import pyarrow.dataset as ds
+
+    folder = Path(out) / f"recipe={recipe}" / "pages"
+    columns = ["source_uri", "page_number", "page_count", "status", "error_kind", "text"]
+    yield from ds.dataset(folder, format="parquet").to_table(columns).to_pylist()
+
+
+def texts(rows: Iterable[Page]) -> list[Page]:
+    """The texts as score.py wants them."""
+    return [
+        {"uri": row["source_uri"], "page": row["page_number"], "text": row["text"] or ""}
+        for row in rows
+        if row["status"] in READ
+    ]
+
+
+def outcomes(rows: Iterable[Page]) -> list[Page]:
+    """What became of each document, as score.py wants it."""
+    documents: dict[str, list[Page]] = defaultdict(list)
+    for row in rows:
+        documents[row["source_uri"]].append(row)
+    return [
+        {
+            "uri": uri,
+            "status": "ok" if any(row["status"] in READ for row in pages) else "error",
+            "pages": pages[0]["page_count"],
+            "error_kind": next((row["error_kind"] for row in pages if row["error_kind"]), None),
+        }
+        for uri, pages in documents.items()
+    ]
+
+
+# -- the score -----------------------------------------------------------------------------
+
+
+class Scorer:
+    """The corpus' own score.py, in a process of its own."""
+
+    def __init__(self, corpus: Path, folder: Path, per_document: Path | None) -> None:
+        self._corpus, self._folder, self._per_document = corpus, folder, per_document
+
+    def score(self, name: str, texts: list[Page], outcomes: list[Page] | None = None) -> Any:
+        """Its summary, and what it said of single documents."""
+        summary = self._folder / f"{name}.json"
+        command = [sys.executable, str(self._corpus / "score.py"), "--json", str(summary)]
+        command += ["--manifest", str(self._corpus / "manifest.csv")]
+        command += ["--texts", self._lines(f"{name}-texts", texts)]
+        if outcomes is not None:
+            command += ["--outcomes", self._lines(f"{name}-outcomes", outcomes)]
+        if self._per_document:
+            self._per_document.mkdir(parents=True, exist_ok=True)
+            command += ["--csv", str(self._per_document / f"{name}.csv")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise click.ClickException(f"score.py failed:\n{done.stderr}")
+        differences = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        found = json.loads(summary.read_text())
+        kept = {group: found[key] for group, key in GROUPS.items() if key in found}
+        return {**kept, "outcomes": found.get("outcomes"), "differences": differences}
+
+    def _lines(self, name: str, rows: list[Page]) -> str:
+        path = self._folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+
+# -- tesseract -----------------------------------------------------------------------------
+
+
+def read_all(corpus: Path, dpi: int) -> Iterator[Page]:
+    """Tesseract's text of every page of the documents with a true text.
+
+    It gets what pagemill's own renderer draws: PDF pages at `dpi`, pictures as they are. One
+    process a core, one thread each, English only.
+    """
+    with (corpus / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        paths = [row["path"] for row in csv.DictReader(file) if row["gt_kind"] in TRUE_TEXT]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for pages in pool.map(lambda path: read_document(corpus / path, dpi), paths):
+            yield from pages
+
+
+def read_document(file: Path, dpi: int) -> list[Page]:
+    """Tesseract's text of a document, page by page."""
+    from pagemill.document import PageImage
+    from pagemill.settings import load_settings
+    from tasks.render import render
+
+    large = {"render.max_dpi": dpi, "render.max_pixels": 100_000_000, "render.multiple_of": 1}
+    settings = load_settings(Path(__file__).with_name("echo.yaml"), large)
+    with file.open("rb") as opened, closing(render(opened, settings)) as items:
+        return [
+            {"uri": file.name, "page": item.number, "text": tesseract_text(item.image, dpi)}
+            for item in items
+            if isinstance(item, PageImage)
+        ]
+
+
+def tesseract_text(image: Any, dpi: int) -> str:
+    """What tesseract reads in an image, with its default page segmentation."""
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        image.save(file, "PNG", compress_level=1)
+        file.flush()
+        command = ["tesseract", file.name, "stdout", "-l", "eng", "--dpi", str(dpi)]
+        single = {**os.environ, "OMP_THREAD_LIMIT": "1"}
+        return subprocess.run(
+            command, env=single, capture_output=True, text=True, check=True
+        ).stdout
+
+
+# -- the table -----------------------------------------------------------------------------
+
+
+def show(result: dict[str, Any]) -> None:
+    """Scores side by side, then the outcomes."""
+    scored = [(name, result[name]) for name in ("pagemill", "tesseract") if name in result]
+    header = ("reader", "documents", "n", "CER median", "CER mean", "WER mean", "word F1")
+    names = ("docs", "cer_median", "cer_mean", "wer_mean", "bow_f1_mean")
+    rows = [
+        (reader, group, *(score[group].get(name, "") for name in names))
+        for reader, score in scored
+        for group in GROUPS
+        if group in score
+    ]
+    print()
+    print_table(header, rows)
+    if "run" in result:
+        run, outcome = result["run"], result["pagemill"]["outcomes"]
+        facts = ("documents", "rows", "wall_seconds", "pages_per_second", "engine_idle_share")
+        print_table(
+            (*facts, "peak MB", "as expected"),
+            [(*(run[f] for f in facts), run["peak_mb"]["run"], outcome.get("as_expected", 0))],
+        )
+        for line in result["pagemill"]["differences"]:
+            print("  not as expected:", unquote(line))
+        print()
+
+
+if __name__ == "__main__":
+    main()
