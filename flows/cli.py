@@ -35,9 +35,9 @@ class _Main(click.Group):
     def invoke(self, ctx: click.Context) -> None:
         try:
             code = super().invoke(ctx)
-        except click.exceptions.Exit:
-            raise
-        except (PagemillError, KeyboardInterrupt, OSError, RuntimeError) as error:
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own business
+        except (Exception, KeyboardInterrupt) as error:
             if ctx.obj:  # --debug
                 raise
             code, message = _explain(error)

@@ -1,0 +1,256 @@
+"""Runs that are killed: started, stopped at a moment, looked over afterwards.
+
+`benchmarks/kills.py` and `tests/test_kill.py` are made of these.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+
+from benchmarks.common import make_pdf, pagemill
+
+PATIENCE = 120.0
+"""Seconds that anything may take before it counts as never."""
+
+Key = tuple[str, int | None]
+Row = dict[str, Any]
+
+_EXPECTED = re.compile(
+    r"\.pagemill-lock|recipe=[^/]+/(recipe\.json|pages/part-\d{6}\.parquet|runs/[^/]+\.json|"
+    r"staging/[0-9a-f]{64}/\d{6}-\d{6}\.parquet)|(.+/)?\.pagemill-tmp-[^/]+"
+)
+
+
+# -- documents -----------------------------------------------------------------------------
+
+
+def make_documents(folder: Path, scale: int = 4, lines: int = 12) -> Path:
+    """All that makes a run hard to resume: long, equal, broken, empty, blank, many-framed.
+
+    About 26 pages for each unit of `scale`.
+    """
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    make_pdf(folder / "long.pdf", 12 * scale, seed=1, lines=lines, blank=[5])
+    for n in range(2 * scale):
+        make_pdf(folder / f"report-{n:02}.pdf", 2 + n % 5, seed=10 + n, lines=lines)
+    make_pdf(folder / "twin-a.pdf", 2 * scale, seed=2, lines=lines)
+    (folder / "twin-b.pdf").write_bytes((folder / "twin-a.pdf").read_bytes())
+    whole = (folder / "report-00.pdf").read_bytes()
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7\n" + whole[200:400])
+    (folder / "empty.pdf").touch()
+    frames = [Image.linear_gradient("L").rotate(90 * n).resize((320, 320)) for n in range(3)]
+    frames[0].save(folder / "fax.tiff", save_all=True, append_images=frames[1:])
+    Image.radial_gradient("L").convert("RGB").save(folder / "photo.png")
+    return folder
+
+
+# -- a run that is stopped -------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """A `pagemill run` as a process of its own; a context manager that leaves none behind."""
+
+    source: Path
+    out: Path
+    options: tuple[str, ...]
+    logs: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+    children: list[psutil.Process] = field(init=False, default_factory=list)
+
+    def __enter__(self) -> Run:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        command = pagemill("run", str(self.source), str(self.out), *self.options)
+        with (self.logs / "stdout").open("wb") as out, (self.logs / "stderr").open("wb") as errors:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+        for child in filter(lives, self.children):
+            child.kill()
+
+    @property
+    def stderr(self) -> str:
+        """What it has said on stderr."""
+        return (self.logs / "stderr").read_text(errors="replace")
+
+    def wait_for(self, pattern: str, patience: float = PATIENCE) -> bool:
+        """Wait until a file below OUT matches, or the run has ended; whether one matches."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            ended = self.process.poll() is not None
+            if next(self.out.glob(pattern), None):
+                return True
+            if ended:
+                return False
+            time.sleep(0.005)
+        raise TimeoutError(f"no {pattern} in {self.out}: {self.stderr[-2000:]}")
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout=patience)
+
+    def kill(self) -> bool:
+        """SIGKILL to it, not to its children; False if it had ended before.
+
+        It is halted first, so that no child is born between the look and the kill.
+        """
+        self.process.send_signal(signal.SIGSTOP)
+        self.note_children()
+        self.process.send_signal(signal.SIGKILL)
+        return self.wait() == -signal.SIGKILL
+
+    def note_children(self) -> None:
+        """Remember who its children and their children are now."""
+        try:
+            self.children = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            self.children = []
+
+    def seconds_until_alone(self) -> float:
+        """Wait until the children are gone that it had; how long that took."""
+        began = time.monotonic()
+        until(lambda: not any(map(lives, self.children)), "its children live on")
+        return time.monotonic() - began
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs; one that nobody has buried yet does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(otherwise)
+        time.sleep(0.02)
+
+
+# -- what lies in OUT ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that OUT holds, read as anybody would.
+
+    Attributes
+    ----------
+    rows : dict
+        Committed rows by uri and page.
+    staged : dict
+        Rows that wait for the rest of their document, by sha256 and page.
+    double : list
+        Keys of rows that are there twice: none, at any instant.
+    temporary : set of str
+        Files half written by a killed writer; swept when they are an hour old.
+    strange : list of str
+        Files that have no business in OUT.
+    """
+
+    rows: dict[Key, Row]
+    staged: dict[Key, Row]
+    double: list[Key]
+    temporary: set[str]
+    strange: list[str]
+
+
+def look(out: Path) -> Snapshot:
+    """What OUT holds now."""
+    rows: dict[Key, Row] = {}
+    double = []
+    for row in _read(out, "recipe=*/pages/*.parquet"):
+        key = row["source_uri"], row["page_number"]
+        if key in rows:
+            double.append(key)
+        rows[key] = row
+    staged = {
+        (row["document_sha256"], row["page_number"]): row
+        for row in _read(out, "recipe=*/staging/*/*.parquet")
+    }
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    temporary = {name for name in names if "/.pagemill-tmp-" in f"/{name}"}
+    strange = sorted(name for name in names if not _EXPECTED.fullmatch(name))
+    return Snapshot(rows, staged, double, temporary, strange)
+
+
+def _read(out: Path, pattern: str) -> list[Row]:
+    files = sorted(path for path in out.glob(pattern) if not path.name.startswith("."))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def said(row: Row) -> Row:
+    """What a row says of its page; not who read it, when, and at what cost."""
+    names = ("status", "error_kind", "page_count", "document_sha256", "text", "caption")
+    return {name: row[name] for name in names}
+
+
+def mark(row: Row) -> tuple[str, datetime]:
+    """Changes when a page is read again."""
+    return row["run_id"], row["processed_at"]
+
+
+def faults(killed: Snapshot, done: Snapshot, undisturbed: Snapshot, texts: bool) -> list[str]:
+    """What is wrong with a run that was killed and run again, against an undisturbed one.
+
+    `texts`: the engine gives the same text for the same page, whatever else is in its batch.
+    """
+    found = []
+    if killed.double or done.double:
+        found.append(f"double rows: {killed.double or done.double}")
+    if done.rows.keys() != undisturbed.rows.keys():
+        found.append(f"other rows: {sorted(map(str, done.rows.keys() ^ undisturbed.rows.keys()))}")
+    again = [k for k, row in killed.rows.items() if mark(done.rows.get(k, row)) != mark(row)]
+    if again:
+        found.append(f"committed before the kill and read again: {again}")
+    again = _staged_again(killed, done)
+    if again:
+        found.append(f"staged before the kill and read again: {again}")
+    if killed.strange or done.strange:
+        found.append(f"strange files: {killed.strange or done.strange}")
+    if killed.temporary - done.temporary:
+        found.append(f"swept too early: {killed.temporary - done.temporary}")
+    common = done.rows.keys() & undisturbed.rows.keys()
+    other = [k for k in common if said(done.rows[k]) != said(undisturbed.rows[k])]
+    if other and texts:
+        found.append(f"rows say something else: {other}")
+    if texts and _tokens(done) != _tokens(undisturbed):
+        found.append(f"{_tokens(done)} tokens in the rows, undisturbed {_tokens(undisturbed)}")
+    return found
+
+
+def _staged_again(killed: Snapshot, done: Snapshot) -> list[Key]:
+    final = {(row["document_sha256"], number): row for (_, number), row in done.rows.items()}
+    return [k for k, row in killed.staged.items() if k in final and mark(final[k]) != mark(row)]
+
+
+def _tokens(snapshot: Snapshot) -> int:
+    return sum(row["completion_tokens"] for row in snapshot.rows.values())
+
+
+def fresh_environment(folder: Path) -> None:
+    """Let the runs of this process keep Prefect's history in `folder`, each with its own API."""
+    os.environ["PREFECT_HOME"] = str(folder)
+    os.environ.pop("PREFECT_API_URL", None)
