@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -125,10 +124,13 @@ class Run:
         except psutil.NoSuchProcess:
             self.children = []
 
-    def seconds_until_alone(self) -> float:
-        """Wait until the children are gone that it had; how long that took."""
+    def wait_until_alone(self, patience: float = PATIENCE) -> float:
+        """Wait until the children are gone that it had; how many seconds that took."""
         began = time.monotonic()
-        until(lambda: not any(map(lives, self.children)), "its children live on")
+        while alive := list(filter(lives, self.children)):
+            if time.monotonic() - began > patience:
+                raise TimeoutError(f"its children live on: {alive}")
+            time.sleep(0.02)
         return time.monotonic() - began
 
 
@@ -138,15 +140,6 @@ def lives(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def until(condition: Callable[[], bool], otherwise: str) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(otherwise)
-        time.sleep(0.02)
 
 
 # -- what lies in OUT ------------------------------------------------------------------------

@@ -129,13 +129,12 @@ def kill_once(
         run.kill()
         children = len(run.children)
         try:
-            alone = run.seconds_until_alone()
-        except TimeoutError:
-            alone = float("inf")
+            alone, orphans = run.wait_until_alone(10), []
+        except TimeoutError as error:
+            alone, orphans = float("inf"), [str(error)]
     killed = look(out)
     done, again = finish(source, out, options)
-    found = faults(killed, done, undisturbed, texts)
-    found += [] if alone < 10 else [f"children live on: {run.children}"]
+    found = orphans + faults(killed, done, undisturbed, texts)
     check = pagemill("check", str(out), "--source", str(source), *options)
     checked = subprocess.run(check, capture_output=True, text=True)
     found += [f"check: {checked.stdout}{checked.stderr}"] if checked.returncode else []

@@ -1,0 +1,128 @@
+"""Runs that are killed, interrupted or doubled lose nothing and do nothing twice.
+
+`benchmarks/kills.py` does the same at random moments, many times.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common import ECHO, as_options, run_plainly
+from benchmarks.killing import (
+    Run,
+    Snapshot,
+    faults,
+    look,
+    make_documents,
+    mark,
+)
+from pagemill.settings import load_settings
+from tasks.check import check_ledger, check_source
+from tasks.job import open_job
+
+_ECHO = {
+    "render.max_pixels": 100_000,
+    "work.part_pages": 4,
+    "work.shard_documents": 4,
+    "model.options.delay": 0.1,
+}
+SLOW = {**_ECHO, "model.batch_size": 2}
+"""Long enough that a run is in the midst of things when a file that we wait for appears."""
+FAST = {**_ECHO, "model.batch_size": 64}
+
+A_PART = "recipe=*/pages/part-*.parquet"
+A_STAGED_RANGE = "recipe=*/staging/*/*.parquet"
+FINISHED_WITH_FAILURES = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where Prefect keeps its history; every run has its own API, as at a user's."""
+    folder = tmp_path_factory.mktemp("kill")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(folder / "prefect"))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path) -> Path:
+    return make_documents(folder / "source", scale=2, lines=3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, source: Path) -> Snapshot:
+    out = folder / "undisturbed"
+    assert run_plainly(str(source), str(out), ECHO, FAST).balanced
+    return look(out)
+
+
+@pytest.fixture
+def run(source: Path, tmp_path: Path) -> Iterator[Run]:
+    """A slow `pagemill run` on its way."""
+    options = ("-c", ECHO, *as_options(SLOW))
+    with Run(source, tmp_path / "out", options, tmp_path / "logs") as run:
+        yield run
+
+
+def _finish(run: Run) -> Snapshot:
+    """Run again to the end, without Prefect: it is not asked what is done."""
+    assert run_plainly(str(run.source), str(run.out), ECHO, FAST).balanced
+    return look(run.out)
+
+
+def _problems(run: Run) -> list[str]:
+    job = open_job(str(run.source), str(run.out), load_settings(ECHO, FAST))
+    return check_ledger(job.open_ledger()).problems + check_source(job).problems
+
+
+@pytest.mark.parametrize("moment", ["recipe=*/recipe.json", A_PART, A_STAGED_RANGE])
+def test_a_killed_run_is_resumed_without_loss_or_repetition(
+    run: Run, undisturbed: Snapshot, moment: str
+) -> None:
+    assert run.wait_for(moment)
+    assert run.kill()
+    assert run.children  # the Prefect API, render processes
+    run.wait_until_alone()
+    killed = look(run.out)
+    assert len(killed.rows) < len(undisturbed.rows)
+    assert killed.rows or moment != A_PART
+    assert killed.staged or moment != A_STAGED_RANGE
+    done = _finish(run)
+    assert faults(killed, done, undisturbed, texts=True) == []
+    assert _problems(run) == []
+    assert done.staged == {}
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_stops_cleanly_and_is_resumed(
+    run: Run, undisturbed: Snapshot, asked: signal.Signals
+) -> None:
+    assert run.wait_for(A_PART)
+    run.note_children()
+    before = look(run.out).rows
+    run.process.send_signal(asked)
+    assert run.wait() == 130
+    run.wait_until_alone()
+    ours = [line for line in run.stderr.splitlines() if line.startswith("pagemill: ")]
+    assert [line.split(":")[1] for line in ours] == [" stopped"]
+    assert "Traceback" not in run.stderr
+    stopped = look(run.out)
+    assert {k: mark(stopped.rows[k]) for k in before} == {k: mark(r) for k, r in before.items()}
+    assert len(stopped.rows) < len(undisturbed.rows)
+    assert stopped.temporary == set()
+    assert faults(stopped, _finish(run), undisturbed, texts=True) == []
+    assert _problems(run) == []
+
+
+def test_two_runs_at_once_share_an_output(run: Run, undisturbed: Snapshot, tmp_path: Path) -> None:
+    with Run(run.source, run.out, run.options, tmp_path / "other-logs") as other:
+        codes = [run.wait(), other.wait()]
+    assert codes == [FINISHED_WITH_FAILURES] * 2, run.stderr + other.stderr
+    done = look(run.out)
+    assert faults(done, done, undisturbed, texts=True) == []
+    assert _problems(run) == []
