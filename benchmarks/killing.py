@@ -221,6 +221,9 @@ def faults(killed: Snapshot, done: Snapshot, undisturbed: Snapshot, texts: bool)
     again = _staged_again(killed, done)
     if again:
         found.append(f"staged before the kill and read again: {again}")
+    origins = {row["copied_from"] for row in done.rows.values()} - {None}
+    if strangers := origins - {uri for uri, _ in done.rows}:
+        found.append(f"copies of documents that have no rows: {strangers}")
     if killed.strange or done.strange:
         found.append(f"strange files: {killed.strange or done.strange}")
     if killed.temporary - done.temporary:
@@ -235,8 +238,9 @@ def faults(killed: Snapshot, done: Snapshot, undisturbed: Snapshot, texts: bool)
 
 
 def _staged_again(killed: Snapshot, done: Snapshot) -> list[Key]:
-    final = {(row["document_sha256"], number): row for (_, number), row in done.rows.items()}
-    return [k for k, row in killed.staged.items() if k in final and mark(final[k]) != mark(row)]
+    """Staged rows that did not become a row of their document, or of one with equal bytes."""
+    kept = {(row["document_sha256"], row["page_number"], mark(row)) for row in done.rows.values()}
+    return [key for key, row in killed.staged.items() if (*key, mark(row)) not in kept]
 
 
 def _tokens(snapshot: Snapshot) -> int:
