@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections import Counter
@@ -348,6 +349,8 @@ def _show_progress() -> None:
 
 
 def _set_up_logging(debug: bool) -> None:
+    if not debug:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries; we say what came of them
     log = logging.getLogger("pagemill")
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     log.propagate = False  # Prefect's handlers on the root logger would print it again

@@ -59,7 +59,7 @@ def prefect_api() -> Iterator[str]:
     Raises
     ------
     OrchestratorError
-        The embedded server did not start; the message has its last words.
+        The configured API does not answer, or the embedded one did not start.
     """
     from prefect.settings import (
         PREFECT_API_URL,
@@ -69,6 +69,7 @@ def prefect_api() -> Iterator[str]:
 
     configured = PREFECT_API_URL.value()
     if configured:
+        _prove_reachable(configured)
         yield configured
         return
     with _server() as url:
@@ -79,6 +80,18 @@ def prefect_api() -> Iterator[str]:
                 yield url
             finally:
                 _send_logs()
+
+
+def _prove_reachable(url: str) -> None:
+    import httpx
+
+    try:
+        httpx.get(f"{url}/health", timeout=20)
+    except httpx.HTTPError as error:
+        raise OrchestratorError(
+            f"the Prefect API at {url} does not answer ({type(error).__name__}): start it, or unset "
+            "PREFECT_API_URL and a run starts its own"
+        ) from None
 
 
 def wait_until_recorded(flow_run_id: str, task_runs: int) -> None:

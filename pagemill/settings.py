@@ -172,7 +172,8 @@ def load_settings(
     config : str or Path, optional
         A path, or a name in `configs/`; `configs/local.yaml` when left out.
     overrides : mapping of str to value, optional
-        Dotted keys, such as ``{"model.device": "cuda"}``.
+        Dotted keys, such as ``{"model.device": "cuda"}``. A relative model folder is relative
+        to the working directory here, and to the config file there.
 
     Raises
     ------
@@ -189,9 +190,10 @@ def load_settings(
         raise UsageError(
             f"{path}: expected keys such as model: and outputs:, see configs/local.yaml"
         )
+    _resolve_model_path(data, path.parent)
     for key, value in (overrides or {}).items():
         _put(data, key, value)
-    _resolve_model_path(data, path.parent)
+    _resolve_model_path(data, Path.cwd())  # an override is written where the caller stands
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
@@ -222,7 +224,7 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _resolve_model_path(data: dict[str, Any], folder: Path) -> None:
-    """Make a relative model folder absolute, so that it does not depend on the caller's folder."""
+    """Make a relative model folder absolute."""
     model = data.get("model")
     if isinstance(model, dict) and str(model.get("id", "")).startswith(("./", "../")):
         model["id"] = str((folder / model["id"]).resolve())

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -138,6 +138,8 @@ class _ShardRun:
             return
         with fetched:
             source = fetched.source
+            if item.pages is not None and source.etag != item.source.etag:
+                item = replace(item, pages=None)  # it changed after the plan: read all of it
             maker = self._maker(item, source, fetched.sha256)
             if not self._has_twin(item, maker, fetched.sha256):
                 self._read(item, maker, fetched)

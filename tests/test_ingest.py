@@ -200,13 +200,15 @@ def test_check_names_what_is_missing(source: Path, tmp_path: Path) -> None:
         (("plan", "s3://key:secret@bucket/in", "OUT"), 2, "the URL contains keys"),
         (("plan", "NOWHERE", "OUT"), 2, "check the path"),
         (("status", "OUT"), 2, "no pagemill output here"),
+        (("run", "SOURCE", "OUT"), 6, "the Prefect API at http://127.0.0.1:9/api does not answer"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_exit_code(
     words: tuple[str, ...], code: int, message: str, source: Path, tmp_path: Path
 ) -> None:
     places = {"SOURCE": source, "OUT": tmp_path / "out", "NOWHERE": tmp_path / "nowhere"}
-    done = pagemill(*(places.get(word, word) for word in words))
+    env = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "home")}
+    done = pagemill(*(places.get(word, word) for word in words), env=env)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
