@@ -89,8 +89,8 @@ def _prove_reachable(url: str) -> None:
         httpx.get(f"{url}/health", timeout=20)
     except httpx.HTTPError as error:
         raise OrchestratorError(
-            f"the Prefect API at {url} does not answer ({type(error).__name__}): start it, or unset "
-            "PREFECT_API_URL and a run starts its own"
+            f"the Prefect API at {url} does not answer ({type(error).__name__}): start it, or "
+            "unset PREFECT_API_URL and a run starts its own"
         ) from None
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, IO
+from typing import IO, Any
 
 from pagemill.document import Failure, PageFailure, PageImage
 from pagemill.errors import ErrorKind, PagemillError, Stopped
