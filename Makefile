@@ -20,6 +20,7 @@ check: .venv/installed-test
 	$(BIN)/mypy
 
 .venv/installed: pyproject.toml constraints/cpu.txt
+	@echo "Installing into .venv: a minute or two, longer where pip brings torch with CUDA."
 	$(PYTHON) -m venv .venv
 	$(PIP) -e '.[transformers]'
 	touch $@

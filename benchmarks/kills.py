@@ -21,6 +21,7 @@ from benchmarks.killing import (
     fresh_environment,
     look,
     make_documents,
+    mark,
     said,
 )
 
@@ -45,6 +46,7 @@ class Outcome:
     """One killed run."""
 
     moment: float
+    killed: bool
     rows: int
     staged: int
     temporary: int
@@ -84,7 +86,8 @@ def main(runs: int, engine: str, config: str, seed: int, keep: Path | None, appe
     options = (*("-c", ECHO if engine == "echo" else config), *as_options(ENGINES[engine]))
     small = {"scale": 1, "lines": 4} if engine == "model" else {}
     source = make_documents(folder / "source", **small)
-    undisturbed, seconds = finish(source, folder / "undisturbed", options)
+    undisturbed = finish(source, folder / "undisturbed", options)
+    seconds = seconds_of_work(folder / "undisturbed", undisturbed)
     print(f"{len(undisturbed.rows)} rows in {seconds:.1f} s of work when undisturbed", flush=True)
     choose, outcomes = random.Random(seed), []
     for number in range(runs):
@@ -101,17 +104,19 @@ def main(runs: int, engine: str, config: str, seed: int, keep: Path | None, appe
     raise SystemExit(bool(failed))
 
 
-def finish(source: Path, out: Path, options: tuple[str, ...]) -> tuple[Snapshot, float]:
-    """Run to the end; what is there then, and the seconds since the work began."""
+def finish(source: Path, out: Path, options: tuple[str, ...]) -> Snapshot:
+    """Run to the end; what is there then."""
     with Run(source, out, options, out.with_suffix(".logs")) as run:
-        run.wait_for("recipe=*/recipe.json")
-        began = time.monotonic()
-        run.wait_for("recipe=*/runs/*.json", HOUR)
-        seconds = time.monotonic() - began
         code = run.wait(HOUR)
         if code not in FINISHED:
             raise click.ClickException(f"exit code {code}:\n{run.stderr}")
-    return look(out), seconds
+    return look(out)
+
+
+def seconds_of_work(out: Path, done: Snapshot) -> float:
+    """From the start of the work to the last row."""
+    (recipe,) = out.glob("recipe=*/recipe.json")
+    return max(mark(row)[1].timestamp() for row in done.rows.values()) - recipe.stat().st_mtime
 
 
 def kill_once(
@@ -126,21 +131,24 @@ def kill_once(
     with Run(source, out, options, out.with_suffix(".killed")) as run:
         run.wait_for("recipe=*/recipe.json")
         time.sleep(moment)
-        run.kill()
+        was_running = run.kill()
         children = len(run.children)
         try:
             alone, orphans = run.wait_until_alone(10), []
         except TimeoutError as error:
             alone, orphans = float("inf"), [str(error)]
     killed = look(out)
-    done, again = finish(source, out, options)
+    began = time.monotonic()
+    done = finish(source, out, options)
+    again = time.monotonic() - began
     found = orphans + faults(killed, done, undisturbed, texts)
     check = pagemill("check", str(out), "--source", str(source), *options)
     checked = subprocess.run(check, capture_output=True, text=True)
     found += [f"check: {checked.stdout}{checked.stderr}"] if checked.returncode else []
     other = sum(said(row) != said(undisturbed.rows[k]) for k, row in done.rows.items())
     return Outcome(
-        *(round(moment, 2), len(killed.rows), len(killed.staged), len(killed.temporary)),
+        *(round(moment, 2), was_running),
+        *(len(killed.rows), len(killed.staged), len(killed.temporary)),
         *(children, round(alone, 2), round(again, 1), len(done.staged), other, found),
     )
 
@@ -150,8 +158,16 @@ def show(outcomes: list[Outcome]) -> None:
     print()
     print_table(
         (
-            *("killed after, s", "rows", "staged", "temporary files", "children", "gone after, s"),
-            *("then, s", "staged left", "other texts", "amiss"),
+            *(
+                "after, s",
+                "killed",
+                "rows",
+                "staged",
+                "temporary files",
+                "children",
+                "gone after, s",
+            ),
+            *("run again, s", "staged left", "other texts", "amiss"),
         ),
         [(*list(vars(outcome).values())[:-1], len(outcome.faults) or "") for outcome in outcomes],
     )

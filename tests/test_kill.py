@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +98,43 @@ def test_a_killed_run_is_resumed_without_loss_or_repetition(
     assert faults(killed, done, undisturbed, texts=True) == []
     assert _problems(run) == []
     assert done.staged == {}
+
+
+@pytest.mark.parametrize("where", ["pages", "staging"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_that_dies_while_it_commits_is_resumed_without_loss_or_repetition(
+    source: Path, undisturbed: Snapshot, tmp_path: Path, where: str, when: str
+) -> None:
+    out = tmp_path / "out"
+    code = _DIE_AT_SECOND_LINK.format(when=when, where=where)
+    run = [
+        sys.executable,
+        "-c",
+        f"{code}\nrun_plainly({str(source)!r}, {str(out)!r}, ECHO, {FAST})",
+    ]
+    assert subprocess.run(run, capture_output=True).returncode == -signal.SIGKILL
+    killed = look(out)
+    assert bool(killed.temporary)
+    assert run_plainly(str(source), str(out), ECHO, FAST).balanced
+    assert faults(killed, look(out), undisturbed, texts=True) == []
+
+
+_DIE_AT_SECOND_LINK = """
+import os, signal
+from benchmarks.common import ECHO, run_plainly
+
+link, links = os.link, []
+
+def dying_link(source, target):
+    links.extend([target] if "/{where}/" in str(target) else [])
+    if len(links) == 2 and "{when}" == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    link(source, target)
+    if len(links) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.link = dying_link
+"""
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
