@@ -6,9 +6,7 @@ import json
 import logging
 import os
 import signal
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
@@ -23,9 +21,6 @@ from pagemill.printable import printable
 if TYPE_CHECKING:
     from pagemill.ledger import Ledger
     from pagemill.settings import Settings
-
-CELL = 60
-"""Characters of a cell of a table, at most."""
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {n:>3}  {what}" for n, what in EXIT_CODES.items())
 
@@ -115,8 +110,10 @@ def run(source: str, out: str, config: str, overrides: tuple[str, ...], as_json:
     """
     from flows.prefect_api import prefect_api, quiet
     from pagemill.settings import parse_overrides
+    from pagemill.storage import Storage
 
-    _settings(config, overrides)  # a mistake is told before anything is started
+    # A mistake is told before anything is started.
+    Storage(out, _settings(config, overrides).storage)
     quiet()
     signal.signal(signal.SIGTERM, _interrupt)
     _show_progress()
@@ -140,6 +137,7 @@ def plan(
     Pages are counted by opening up to 200 of the new documents; beyond that they are
     estimated. The time is estimated from the last run of the same recipe.
     """
+    from flows.terminal import print_facts, print_table
     from tasks.estimate import estimate
     from tasks.job import open_job
     from tasks.plan import plan_job
@@ -148,20 +146,22 @@ def plan(
     ledger = job.open_ledger()
     planned = plan_job(job, ledger)
     facts = {"recipe": job.recipe.name, **planned.summary()}
-    if count:
+    if count and planned.shards:
         facts |= estimate(planned, job.settings, ledger)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return 0
-    if count:
+    if count and planned.shards:
         seconds = facts.pop("seconds")
         unknown = "unknown: no run of this recipe yet"
         facts |= {"pages": f"{facts['pages']}, {facts.pop('pages_are')}"}
         facts |= {"time": unknown if seconds is None else f"about {timedelta(seconds=seconds)}"}
-    _print_facts(facts)
+    print_facts(facts)
+    if not planned.shards:
+        click.echo("nothing new: nothing to do")
     rows = [(i.source.uri, i.reason, _which(i.pages)) for i in islice(planned.items, 20)]
     if rows:
-        _print_table(("document", "why", "pages"), rows)
+        print_table(("document", "why", "pages"), rows)
     more = sum(1 for _ in planned.items) - len(rows)
     if more > 0:
         click.echo(f"… and {more} more documents")
@@ -173,12 +173,15 @@ def plan(
 @_options
 def status(out: str, config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Show what OUT holds: documents and rows by recipe and status, and its last run."""
-    facts = [_status(ledger) for ledger in _ledgers(out, config, overrides)]
+    from flows.terminal import print_facts
+    from tasks.check import summary
+
+    facts = [summary(ledger) for ledger in _ledgers(out, config, overrides)]
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return 0
     for recipe in facts:
-        _print_facts(recipe)
+        print_facts(recipe)
     return 0
 
 
@@ -216,6 +219,7 @@ def check(
 @_options
 def show(out: str, limit: int, config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Show rows of OUT: file, page, status, first words of every output; and where they lie."""
+    from flows.terminal import print_table
     from tasks.check import sample
 
     for ledger in _ledgers(out, config, overrides):
@@ -224,7 +228,7 @@ def show(out: str, limit: int, config: str, overrides: tuple[str, ...], as_json:
             click.echo(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
             continue
         if rows:
-            _print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+            print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
         click.echo(f"Parquet: {ledger.storage.url}/{ledger.folder}/pages/*.parquet")
     return 0
 
@@ -237,12 +241,13 @@ def doctor(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     Exit code 1 if something that the config needs is missing or broken.
     """
     from flows.doctor import BROKEN, MISSING, examine
+    from flows.terminal import print_table
 
     findings = examine(_settings(config, overrides))
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
-        _print_table(("what", "state", "seen", "remedy"), findings)
+        print_table(("what", "state", "seen", "remedy"), findings)
     return 1 if any(finding.state in (MISSING, BROKEN) for finding in findings) else 0
 
 
@@ -266,29 +271,8 @@ def _ledgers(out: str, config: str, overrides: tuple[str, ...]) -> list[Ledger]:
     return ledgers
 
 
-def _status(ledger: Ledger) -> dict[str, Any]:
-    ledger.refresh()
-    documents = ledger.documents().values()
-    rows: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    for document in documents:
-        rows.update(document.statuses)
-        for group in document.open:
-            errors[group.error_kind] += len(group.numbers)
-    runs = ledger.runs()
-    return {
-        "recipe": ledger.folder.removeprefix("recipe="),
-        "documents": len(documents),
-        "rows": sum(rows.values()),
-        **{f"  {name}": rows[name] for name in sorted(rows)},
-        **{f"error: {name}": errors[name] for name in sorted(errors)},
-        "runs": len(runs),
-        "last run": f"{runs[-1]['run_id']}, {runs[-1]['finished']}" if runs else "none finished",
-        "pages per second": runs[-1]["cost"]["pages_per_second"] if runs else None,
-    }
-
-
 def _print_balance(balance: dict[str, Any], as_json: bool) -> int:
+    from flows.terminal import print_facts
     from tasks.reconcile import Balance
     from tasks.report import headline, sheet_rows
 
@@ -297,7 +281,7 @@ def _print_balance(balance: dict[str, Any], as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(sheet.as_dict(), indent=2))
     else:
-        _print_facts(dict(sheet_rows(sheet)))
+        print_facts(dict(sheet_rows(sheet)))
         click.echo(headline(sheet))
         click.echo(f"rows: {sheet.out.rstrip('/')}/recipe={sheet.recipe}/pages/*.parquet")
     return 3 if sheet.pages["read"].get("failed") else 0
@@ -307,35 +291,6 @@ def _which(pages: tuple[int, ...] | None) -> str:
     if pages is None:
         return "all"
     return ", ".join(map(str, pages[:8])) + (" …" if len(pages) > 8 else "")
-
-
-def _print_facts(facts: Mapping[str, Any]) -> None:
-    for name, value in facts.items():
-        shown = (
-            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        )
-        if shown not in (None, "", 0) or name in ("rows", "new", "selected"):
-            click.echo(f"{name + ':':24} {printable(shown)}")
-    click.echo()
-
-
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    cells = [[printable(cell)[:CELL] for cell in row] for row in rows]
-    for name, *column in zip(header, *cells, strict=True):
-        # Names and numbers are shown whole; what documents say gets the room that is left.
-        width = max(map(len, [name, *column]))
-        table.add_column(
-            name, no_wrap=True, overflow="ellipsis", min_width=width if width <= 32 else None
-        )
-    for row in cells:  # Text, not str: a document's brackets are no markup
-        table.add_row(*map(Text, row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _show_progress() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -55,6 +56,29 @@ def check_source(job: Job) -> Verdict:
         sum(documents[uri].rows for uri in plan.selected if uri in documents),
         problems,
     )
+
+
+def summary(ledger: Ledger) -> dict[str, Any]:
+    """What a dataset holds: documents, rows by status and error, its last run."""
+    ledger.refresh()
+    documents = ledger.documents().values()
+    by_status: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    for document in documents:
+        by_status.update(document.statuses)
+        for group in document.open:
+            errors[group.error_kind] += len(group.numbers)
+    runs = ledger.runs()
+    return {
+        "recipe": ledger.folder.removeprefix("recipe="),
+        "documents": len(documents),
+        "rows": by_status.total(),
+        "by_status": dict(by_status),
+        "errors": dict(errors),
+        "runs": len(runs),
+        "last_run": f"{runs[-1]['run_id']}, {runs[-1]['finished']}" if runs else "none finished",
+        "pages_per_second": runs[-1]["cost"]["pages_per_second"] if runs else None,
+    }
 
 
 def sample(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
