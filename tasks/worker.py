@@ -56,14 +56,15 @@ class Worker:
         self._busy_before = 0.0
         self._readings: dict[str, Future[list[Row]]] = {}
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
 
     def engine(self) -> Engine:
         """The resident engine, loaded when the first page needs it."""
-        with self._lock:
+        with self._loading:
             if self._engine is None:
-                self._engine = resident(self.job.settings.model)
-                self._first_use = time.monotonic()
-                self._busy_before = self._engine.busy_seconds
+                engine = resident(self.job.settings.model)
+                self._first_use, self._busy_before = time.monotonic(), engine.busy_seconds
+                self._engine = engine
             return self._engine
 
     @property
