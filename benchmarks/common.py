@@ -89,6 +89,7 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     with ThreadPoolExecutor(job.settings.work.shards_in_flight) as pool:
         receipts = list(pool.map(partial(process_shard, worker), plan.shards))
     balance = reconcile(job, plan, worker, receipts, [], started)
+    assert balance.balanced, balance.missing
     worker.ledger.write_run(balance.run_id, balance.as_dict())
     return balance
 

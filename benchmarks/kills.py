@@ -94,7 +94,8 @@ def main(runs: int, engine: str, config: str, seed: int, keep: Path | None, appe
         out = folder / f"out-{number}"
         moment = choose.uniform(0, seconds)
         outcomes.append(kill_once(source, out, options, moment, undisturbed, engine == "echo"))
-        print(f"{number + 1}/{runs} killed after {moment:.2f} s:", *outcomes[-1].faults or ["fine"])
+        verdict = outcomes[-1].faults or ["fine"]
+        print(f"{number + 1}/{runs} killed after {moment:.2f} s:", *verdict, flush=True)
     show(outcomes)
     failed = sum(bool(outcome.faults) for outcome in outcomes)
     result = {"engine": engine, "runs": runs, "failed": failed, "rows": len(undisturbed.rows)}
@@ -145,11 +146,20 @@ def kill_once(
     check = pagemill("check", str(out), "--source", str(source), *options)
     checked = subprocess.run(check, capture_output=True, text=True)
     found += [f"check: {checked.stdout}{checked.stderr}"] if checked.returncode else []
-    other = sum(said(row) != said(undisturbed.rows[k]) for k, row in done.rows.items())
+    common = done.rows.keys() & undisturbed.rows.keys()
+    other = sum(said(done.rows[key]) != said(undisturbed.rows[key]) for key in common)
     return Outcome(
-        *(round(moment, 2), was_running),
-        *(len(killed.rows), len(killed.staged), len(killed.temporary)),
-        *(children, round(alone, 2), round(again, 1), len(done.staged), other, found),
+        moment=round(moment, 2),
+        killed=was_running,
+        rows=len(killed.rows),
+        staged=len(killed.staged),
+        temporary=len(killed.temporary),
+        children=children,
+        alone=round(alone, 2),
+        again=round(again, 1),
+        leftover=len(done.staged),
+        other_texts=other,
+        faults=found,
     )
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,7 +270,7 @@ def _time_command(source: str, folder: Path, overrides: dict[str, Any]) -> float
 
 
 def _show_overhead(
-    rows: list[tuple[float, ...]], extra: dict[int, float], starts: list[float], append: bool
+    rows: Sequence[tuple[float, ...]], extra: dict[int, float], starts: list[float], append: bool
 ) -> None:
     pages = DOCUMENTS * PAGES_EACH
     few, many = SHARDS

@@ -84,6 +84,7 @@ def process_shard_task(number: int, shard: Shard, worker: Worker) -> Receipt:
 
 def _process(worker: Worker, plan: Plan) -> tuple[list[Receipt], list[Exception]]:
     """Run the shards; gives the receipts of those that finished and the errors of the others."""
+    worker.ledger.tidy(worker.deciders)
     if not plan.shards:
         return [], []
     worker.ledger.prepare(worker.job.recipe)

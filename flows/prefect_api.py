@@ -145,6 +145,9 @@ def _server() -> Iterator[str]:
             url = f"http://127.0.0.1:{port}/api"
             _wait_for(url, server, log)
             yield url
+        except BaseException:
+            server.kill()  # a run that is stopped ends now; its history is not the ledger
+            raise
         finally:
             server.terminate()
             try:

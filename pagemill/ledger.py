@@ -190,10 +190,10 @@ class Ledger:
         """The uri of a committed document with these bytes and nothing left to try."""
         with self._lock:
             uri = self._by_hash.get(sha256)
-        document = self.get(uri) if uri else None
-        if document is None or any(pages.is_due(deciders) for pages in document.open):
+            document = self._documents.get(uri) if uri else None
+        if document is None or document.sha256 != sha256:  # replaced by other bytes meanwhile
             return None
-        return uri
+        return None if any(pages.is_due(deciders) for pages in document.open) else uri
 
     def rows(self, uri: str) -> list[Row]:
         """The committed rows of a document, whole; empty if there are none."""
@@ -277,6 +277,14 @@ class Ledger:
         for entry in self.storage.list(f"{self.folder}/staging/{sha256}"):
             self.storage.delete(entry.path)
 
+    def tidy(self, deciders: Mapping[str, str]) -> None:
+        """Remove what killed runs left behind: temporary files, staged pages committed since."""
+        self.storage.sweep()
+        paths = [e.path for e in self.storage.list(f"{self.folder}/staging")]
+        for sha256 in {path.split("/")[-2] for path in paths}:
+            if self.same_bytes(sha256, deciders):
+                self.unstage(sha256)
+
     # -- what people read ------------------------------------------------------------------
 
     def prepare(self, recipe: Recipe) -> None:
@@ -288,7 +296,6 @@ class Ledger:
             Nothing can be written here, or the conditions of a write are ignored.
         """
         self.storage.probe()
-        self.storage.sweep()
         document = {"name": recipe.name, "model_id": recipe.model_id, **recipe.canonical()}
         with contextlib.suppress(AlreadyExists):
             self.storage.create(f"{self.folder}/recipe.json", _json(document))
@@ -320,7 +327,9 @@ class Ledger:
     def _forget(self, path: str) -> None:
         for uri in self._parts.pop(path, _Part("")).documents:
             if self._documents[uri].part == path:
-                del self._documents[uri]
+                sha256 = self._documents.pop(uri).sha256
+                if self._by_hash.get(sha256 or "") == uri:
+                    del self._by_hash[sha256 or ""]
 
     def _keep(self, path: str, part: _Part) -> None:
         self._forget(path)

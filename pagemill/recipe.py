@@ -97,7 +97,8 @@ def make_recipe(settings: Settings, quantization: str) -> Recipe:
 def model_identity(model: Model) -> tuple[str, str]:
     """Name and exact version of a model: what its weights are, not where they lie."""
     if model.framework == "echo":
-        return "echo", f"echo:{json.dumps(model.options, sort_keys=True)}"
+        told = {name: value for name, value in model.options.items() if name != "delay"}
+        return "echo", f"echo:{json.dumps(told, sort_keys=True)}"
     if model.id.startswith(("/", "~")):
         return _folder_identity(Path(model.id).expanduser())
     if re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):

@@ -154,8 +154,10 @@ class _ShardRun:
         if item.reason is Reason.RETRY:
             return False
         uri = self.worker.ledger.same_bytes(sha256, self.worker.deciders)
-        if uri is not None:
-            self._complete_copy(item, maker, self.worker.ledger.rows(uri))
+        rows = self.worker.ledger.rows(uri) if uri else []
+        # Looked at once more: another run may have replaced them in between.
+        if rows and all(row["document_sha256"] == sha256 for row in rows):
+            self._complete_copy(item, maker, rows)
             return True
         twin = self.worker.claim(sha256)
         if twin is not None:

@@ -210,13 +210,16 @@ def _second_look(
 ) -> Iterator[PageImage | PageFailure]:
     """Ask the second renderer about pages that failed or came blank, a chunk at a time."""
     doubtful: list[PageImage | PageFailure] = []
-    vain = 0
+    vain = since = 0
     for page in pages:
         if vain >= MAX_VAIN or (isinstance(page, PageImage) and not page.blank):
             yield page
-            continue
-        doubtful.append(page)
-        if len(doubtful) == CHUNK:
+            since += bool(doubtful)
+        else:
+            doubtful.append(page)
+        # Not held back for long: pages are staged in ranges, and a range waits for its last page.
+        if len(doubtful) == CHUNK or since == 4 * CHUNK:
+            since = 0
             for before, after in _ask_again(doubtful, second):
                 vain = 0 if isinstance(after, PageImage) and after is not before else vain + 1
                 yield after

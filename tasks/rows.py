@@ -96,12 +96,11 @@ class RowMaker:
         return [self._copy(row) for row in rows]
 
     def adopt(self, rows: list[Row]) -> list[Row]:
-        """Staged rows of these bytes: as they are where they are this document's own."""
-        mine = (self.source.uri, self.source.etag)
-        return [
-            row if (row["source_uri"], row["source_etag"]) == mine else self._copy(row)
-            for row in rows
-        ]
+        """Staged rows of these bytes, as this document's own.
+
+        No committed row stands for what they cost, under whatever name they were read.
+        """
+        return [{**row, **self._source(), "copied_from": None} for row in rows]
 
     def _copy(self, row: Row) -> Row:
         origin = row.get("copied_from") or row["source_uri"]

@@ -377,3 +377,18 @@ def test_the_same_on_s3(tmp_path: Path, source: Path, s3: Any) -> None:
     assert changed.documents["changed"] == 1
     assert changed.pages["rows"] == 8
     assert changed.balanced
+
+
+def test_a_name_that_changes_hands_keeps_each_text_with_its_bytes(
+    tmp_path: Path, source: Path, out: Path
+) -> None:
+    settings = echo_settings(tmp_path, work__shards_in_flight=1, work__shard_documents=1)
+    run(source, out, settings)
+    texts = {name(r): r["text"] for r in table(out) if name(r) == "b.pdf"}
+    (source / "b.pdf").rename(source / "old-b.pdf")
+    make_pdf(source / "b.pdf", 1, words="something else")
+    assert run(source, out, settings).balanced
+    after = {name(r): r for r in table(out) if name(r) in ("b.pdf", "old-b.pdf")}
+    assert after["old-b.pdf"]["text"] == texts["b.pdf"]
+    assert after["b.pdf"]["text"] != texts["b.pdf"]
+    assert after["b.pdf"]["document_sha256"] != after["old-b.pdf"]["document_sha256"]

@@ -55,7 +55,8 @@ def no_poppler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """Processes of this one, but for the S3 server that other tests share."""
+    return [p for p in psutil.Process().children(recursive=True) if p.name() != "weed"]
 
 
 def settings(**groups: Any) -> Settings:
