@@ -76,7 +76,11 @@ class Run:
         command = pagemill("run", str(self.source), str(self.out), *self.options)
         with (self.logs / "stdout").open("wb") as out, (self.logs / "stderr").open("wb") as errors:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+                preexec_fn=_hear_ctrl_c,
             )
         return self
 
@@ -132,6 +136,11 @@ class Run:
                 raise TimeoutError(f"its children live on: {alive}")
             time.sleep(0.02)
         return time.monotonic() - began
+
+
+def _hear_ctrl_c() -> None:
+    """As at a terminal: what a shell starts in the background is told to ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def lives(process: psutil.Process) -> bool:

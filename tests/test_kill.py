@@ -161,7 +161,9 @@ def test_an_interrupted_run_stops_cleanly_and_is_resumed(
 def test_two_runs_at_once_share_an_output(run: Run, undisturbed: Snapshot, tmp_path: Path) -> None:
     with Run(run.source, run.out, run.options, tmp_path / "other-logs") as other:
         codes = [run.wait(), other.wait()]
-    assert codes == [FINISHED_WITH_FAILURES] * 2, run.stderr + other.stderr
+    # The failures may all have fallen to one of them.
+    assert FINISHED_WITH_FAILURES in codes, run.stderr + other.stderr
+    assert set(codes) <= {0, FINISHED_WITH_FAILURES}, run.stderr + other.stderr
     done = look(run.out)
     assert faults(done, done, undisturbed, texts=True) == []
     assert _problems(run) == []

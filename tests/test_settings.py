@@ -61,12 +61,6 @@ def test_the_default_config_is_local_and_its_model_is_there() -> None:
     assert (Path(settings.model.id) / "config.json").is_file()
 
 
-def test_the_s3_config_is_the_local_one_plus_storage() -> None:
-    local, s3 = load_settings("local"), load_settings("s3")
-    assert s3.storage.endpoint_url == "http://127.0.0.1:9000"
-    assert s3.model_copy(update={"storage": local.storage}) == local
-
-
 def test_settings_survive_json() -> None:
     settings = load_settings()
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
