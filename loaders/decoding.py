@@ -18,12 +18,8 @@ import torch
 
 from loaders.batching import Job
 from loaders.engine import FinishReason
-from loaders.loops import EXACT, find_loop
+from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
 
-CHECK_EVERY = 32
-"""Tokens between two looks for a loop."""
-EXACT_AT_CAP = 64
-"""Repeated tokens that make an answer which reaches its cap a loop: it is cut off anyway."""
 PER_ROW = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """Inputs of a decoding step with an entry for each row (the last two dimensions: row, token)."""
 SHARED = ("input_ids", "past_key_values", "use_cache", "logits_to_keep")
@@ -123,7 +119,9 @@ def decode(
     prefill = True
     while True:
         outputs = model(**inputs, return_dict=True)
-        kwargs = model._update_model_kwargs_for_generation(outputs, kwargs)
+        kwargs = model._update_model_kwargs_for_generation(
+            outputs, kwargs, is_encoder_decoder=False
+        )
         scores = logits_processor(input_ids, outputs.logits[:, -1].float())
         del outputs, inputs  # the logits and the pixels of a prefill are large
         tokens = _pick(scores, generation_config.do_sample)
