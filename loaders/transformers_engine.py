@@ -56,6 +56,7 @@ class TransformersEngine(BatchingEngine):
             self._model.generate(
                 **inputs,
                 **_sampling(jobs[0].request.temperature),
+                use_cache=True,  # a checkpoint that was saved while in training may say otherwise
                 max_new_tokens=max(row.limit for row in rows),
                 custom_generate=decode,
                 rows=rows,

@@ -181,8 +181,10 @@ def weight_bytes(model: Any) -> int:
 def special_tokens(processor: Any) -> frozenset[str]:
     """Tokens that stand for images or end turns: in a prompt they break every family."""
     tokenizer = processor.tokenizer
-    named = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")]
-    tokens = {*tokenizer.all_special_tokens, *(str(token) for token in named if token)}
+    # Some tokenizers know the parts of an image only as added tokens, some processors as names.
+    added = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+    named = {v for k, v in vars(processor).items() if k.endswith("_token") and isinstance(v, str)}
+    tokens = {*tokenizer.all_special_tokens, *added, *named}
     return frozenset(token for token in tokens if token)
 
 
