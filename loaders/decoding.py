@@ -23,6 +23,8 @@ from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
 PER_ROW = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """Inputs of a decoding step with an entry for each row (the last two dimensions: row, token)."""
 SHARED = ("input_ids", "past_key_values", "use_cache", "logits_to_keep")
+ONLY_AT_FIRST = ("image_grid_thw", "video_grid_thw")
+"""Serve to place the images' tokens, and transformers 5.17 hands them on for ever."""
 
 
 @dataclass(eq=False)
@@ -134,7 +136,7 @@ def decode(
             input_ids, kwargs = _cut(input_ids, kwargs, keep)
         inputs = model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **kwargs)
         if prefill:
-            kwargs = {name: value for name, value in kwargs.items() if name in inputs}
+            kwargs = _lasting(kwargs, inputs)
         prefill = False
 
 
@@ -158,6 +160,12 @@ def _pick(scores: Any, sample: bool) -> Any:
     if not sample:
         return scores.argmax(dim=-1)
     return torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+
+
+def _lasting(kwargs: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """What later steps need of the model's inputs: those of the second."""
+    done = ONLY_AT_FIRST if "position_ids" in kwargs else ()
+    return {k: value for k, value in kwargs.items() if k in inputs and k not in done}
 
 
 def _can_shrink(kwargs: dict[str, Any]) -> bool:
