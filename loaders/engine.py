@@ -35,6 +35,8 @@ class Request:
         0 is greedy decoding.
     key : str
         A name to abort by; several requests may share one.
+    logprobs : bool
+        Ask how sure the model was: fills `mean_logprob` and `min_logprob` of the completion.
     """
 
     images: tuple[Image, ...]
@@ -42,6 +44,7 @@ class Request:
     max_new_tokens: int = 512
     temperature: float = 0.0
     key: str = ""
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Completion:
         it repeated itself; `text` ends where the repeating began) or ``aborted``.
     seconds : float
         This request's share of the engine's working time.
+    mean_logprob, min_logprob : float, optional
+        Mean and least natural logarithm of the probabilities that the model gave to what it said
+        (before temperature), where the request asked for them.
     """
 
     text: str
@@ -65,6 +71,8 @@ class Completion:
     completion_tokens: int
     finish_reason: FinishReason
     seconds: float
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
 
 
 class RequestError(Exception):
@@ -93,7 +101,9 @@ class Engine(Protocol):
 
     capacity: int
     version: str
-    busy_seconds: float
+
+    @property
+    def busy_seconds(self) -> float: ...
 
     def submit(self, request: Request) -> Future[Completion]:
         """Queue a request. Raises `EngineError` once the engine is closed or broken."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from loaders.checkpoint import declared_quantization, read_config
+from loaders.checkpoint import declared_quantization, read_config, scheme_name
 from loaders.errors import LoadError, one_line
-from loaders.families import FAMILIES, Family
+from loaders.families import Family
 from loaders.memory import keep_freed_memory
-from loaders.quantization import quantization_settings, refuse_quantization
+from loaders.quantization import quantization_settings
+from loaders.support import refuse_family, refuse_pair
 from loaders.torchvision_repair import repair_torchvision
 from loaders.vlm_loader import VLMConfig
 
@@ -34,7 +35,7 @@ def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
     repair_torchvision()
     _silence()
     try:
-        processor = _load_processor(config)
+        processor = load_processor(config)
         model = _load_model(config, family, declared)
     except torch.OutOfMemoryError as error:
         raise LoadError(
@@ -59,20 +60,10 @@ def _check(config: VLMConfig, family: Family) -> dict[str, Any]:
     _refuse_device(config)
     _dtype(config)
     checkpoint = read_config(config.model_id, config.revision)
-    _refuse_family(config, family, str(checkpoint.get("model_type")))
+    refuse_family(config, family, checkpoint)
     declared = declared_quantization(checkpoint)
-    refuse_quantization(config, family, declared)
+    refuse_pair(config, family, scheme_name(declared))
     return declared
-
-
-def _refuse_family(config: VLMConfig, family: Family, found: str) -> None:
-    if family.model_types and found not in family.model_types:
-        right = next((f for f in FAMILIES.values() if found in f.model_types), FAMILIES["auto"])
-        raise LoadError(
-            f"{config.model_id}: a {found} model, but {family.names[-1]} loads "
-            f"{' or '.join(family.model_types)}; use the name {right.names[-1]}, or a checkpoint "
-            f"such as {family.hub_id}"
-        )
 
 
 def _refuse_device(config: VLMConfig) -> None:
@@ -108,7 +99,7 @@ def _silence() -> None:
     warnings.filterwarnings("ignore", module=r"(transformers|bitsandbytes|torch|accelerate)\b")
 
 
-def _load_processor(config: VLMConfig) -> Any:
+def load_processor(config: VLMConfig) -> Any:
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(

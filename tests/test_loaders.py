@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import threading
 import time
@@ -447,10 +448,12 @@ def checkpoint(folder: Path, **content: Any) -> str:
 
 
 @pytest.mark.parametrize("framework", ["vllm", "sglang"])
-def test_a_framework_to_come_is_refused(framework: str) -> None:
-    assert refusal(framework=framework) == (
-        f"framework {framework} is not available in this version; use framework: transformers"
-    )
+def test_a_framework_that_is_not_installed_is_named(framework: str) -> None:
+    if importlib.util.find_spec(framework):
+        pytest.skip(f"{framework} is installed")
+    message = refusal(framework=framework)
+    assert f"{framework} is not installed completely" in message
+    assert f"pip install 'pagemill[{framework}]'" in message
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
