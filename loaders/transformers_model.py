@@ -33,7 +33,7 @@ def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
     if config.device == "cpu":
         keep_freed_memory()
     repair_torchvision()
-    _silence()
+    silence()
     try:
         processor = load_processor(config)
         model = _load_model(config, family, declared)
@@ -89,7 +89,7 @@ def _dtype(config: VLMConfig) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def _silence() -> None:
+def silence() -> None:
     """No progress bars, advice or, from 8-bit, a line for each matrix product."""
     import transformers
 

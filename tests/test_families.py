@@ -136,9 +136,7 @@ def test_each_family_runs_on_its_own_class_and_sees_its_images(
 
 
 @family
-def test_a_batch_says_what_its_pages_say_alone(
-    load: Callable[..., VLMLoader], family: str
-) -> None:
+def test_a_batch_says_what_its_pages_say_alone(load: Callable[..., VLMLoader], family: str) -> None:
     loader = load(family)
     requests = [
         Request((picture(1),), "Read.", 17),
