@@ -41,6 +41,8 @@ class Row:
         What was said, without the end token; cut where a loop began.
     generated : int
         Tokens said, before any cut.
+    logprobs : list of float
+        Of `tokens` and the end token, where the request asked for them.
     seconds : float
         This row's share of the time.
     """
@@ -50,14 +52,18 @@ class Row:
     limit: int
     tokens: list[int] = field(default_factory=list)
     generated: int = 0
+    logprobs: list[float] = field(default_factory=list)
     seconds: float = 0.0
     finish_reason: FinishReason | None = None
 
-    def take(self, token: int, ends: frozenset[int]) -> bool:
+    def take(self, token: int, logprob: float | None, ends: frozenset[int]) -> bool:
         """Add a token; True while the row goes on."""
         if self.job.ending:
             self.finish_reason = "aborted"
-        elif token in ends:
+            return False
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        if token in ends:
             self.finish_reason = "stop"
         else:
             self.tokens.append(token)
@@ -71,7 +77,7 @@ class Row:
             return
         keep = find_loop(self.tokens, EXACT_AT_CAP if full else EXACT)
         if keep is not None:
-            del self.tokens[keep:]
+            del self.tokens[keep:], self.logprobs[keep:]
             self.finish_reason = "loop"
         elif full:
             self.finish_reason = "length"
@@ -124,11 +130,12 @@ def decode(
         kwargs = model._update_model_kwargs_for_generation(
             outputs, kwargs, is_encoder_decoder=False
         )
-        scores = logits_processor(input_ids, outputs.logits[:, -1].float())
+        logits = outputs.logits[:, -1].float()
         del outputs, inputs  # the logits and the pixels of a prefill are large
-        tokens = _pick(scores, generation_config.do_sample)
+        tokens = _pick(logits_processor(input_ids, logits), generation_config.do_sample)
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=-1)
-        keep = _advance(rows, tokens.tolist(), ends, deliver, clock, prefill)
+        said = list(zip(tokens.tolist(), _logprobs(rows, logits, tokens), strict=True))
+        keep = _advance(rows, said, ends, deliver, clock, prefill)
         if not keep:
             return input_ids
         if len(keep) < len(rows) and _can_shrink(kwargs):
@@ -142,7 +149,7 @@ def decode(
 
 def _advance(
     rows: list[Row],
-    tokens: list[int],
+    said: list[tuple[int, float | None]],
     ends: frozenset[int],
     deliver: Callable[[Row], None],
     clock: Clock,
@@ -150,8 +157,8 @@ def _advance(
 ) -> list[int]:
     """Give each row that goes on its token; the places of those that still go on."""
     clock.share([row for row in rows if row.finish_reason is None], by_prompt=prefill)
-    for row, token in zip(rows, tokens, strict=True):
-        if row.finish_reason is None and not row.take(token, ends):
+    for row, (token, logprob) in zip(rows, said, strict=True):
+        if row.finish_reason is None and not row.take(token, logprob, ends):
             deliver(row)
     return [place for place, row in enumerate(rows) if row.finish_reason is None]
 
@@ -160,6 +167,15 @@ def _pick(scores: Any, sample: bool) -> Any:
     if not sample:
         return scores.argmax(dim=-1)
     return torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+
+
+def _logprobs(rows: list[Row], logits: Any, tokens: Any) -> list[float | None]:
+    """What the model gave each token, before temperature; None for rows that did not ask."""
+    asked = [row.job.request.logprobs for row in rows]
+    if not any(asked):
+        return [None] * len(rows)
+    given = logits.log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1).tolist()
+    return [value if wanted else None for value, wanted in zip(given, asked, strict=True)]
 
 
 def _lasting(kwargs: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ An engine is thread-safe, batches what is submitted to it as it sees fit, and is
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -73,6 +75,15 @@ class Completion:
     seconds: float
     mean_logprob: float | None = None
     min_logprob: float | None = None
+
+
+def confidence(logprobs: Sequence[float]) -> dict[str, float | None]:
+    """The completion's fields about how sure the model was, from each token's log-probability."""
+    known = [value for value in logprobs if math.isfinite(value)]
+    return {
+        "mean_logprob": sum(known) / len(known) if known else None,
+        "min_logprob": min(known, default=None),
+    }
 
 
 class RequestError(Exception):

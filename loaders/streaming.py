@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from loaders.batching import FAILURES, Job
-from loaders.engine import Completion, FinishReason, Request, RequestError
+from loaders.engine import Completion, FinishReason, Request, RequestError, confidence
 from loaders.errors import one_line
 from pagemill.errors import EngineError, ErrorKind
 
@@ -41,15 +40,13 @@ class Draft:
 
     def finish(self, reason: FinishReason, seconds: float) -> Completion:
         """The completion that says this."""
-        known = [value for value in self.logprobs if math.isfinite(value)]
         return Completion(
             text=self.text.strip(),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             finish_reason=reason,
             seconds=seconds,
-            mean_logprob=sum(known) / len(known) if known else None,
-            min_logprob=min(known, default=None),
+            **confidence(self.logprobs),
         )
 
 

@@ -109,7 +109,7 @@ class VLLMEngine(StreamingEngine):
                 full = said.finish_reason == "length"
                 keep = find_loop(tokens, EXACT_AT_CAP if full else EXACT)
                 if keep is not None:
-                    del tokens[keep:]
+                    del tokens[keep:], draft.logprobs[keep:]
                     return "loop"
             return "length"
         finally:

@@ -143,6 +143,21 @@ def test_the_token_cap_is_kept_for_each_row(loader: VLMLoader) -> None:
     assert second.text.startswith(first.text)
 
 
+def test_confidence_comes_where_asked(loader: VLMLoader) -> None:
+    sharp, noisy, silent = read(
+        loader,
+        Request((page(LINES[:2]),), PROMPT, 40, logprobs=True),
+        Request((Image.effect_noise((448, 112), 90),), PROMPT, 40, logprobs=True),
+        Request((page(LINES[:1]),), PROMPT, 40),
+    )
+    assert sharp.mean_logprob is not None
+    assert sharp.min_logprob is not None
+    assert noisy.mean_logprob is not None
+    assert noisy.mean_logprob < sharp.mean_logprob <= 0
+    assert sharp.min_logprob <= sharp.mean_logprob
+    assert (silent.mean_logprob, silent.min_logprob) == (None, None)
+
+
 def test_sampling_repeats_itself_after_a_reload() -> None:
     texts = []
     for _ in range(2):
