@@ -156,6 +156,29 @@ def test_a_batch_says_what_its_pages_say_alone(load: Callable[..., VLMLoader], f
 
 
 @family
+def test_a_completion_says_how_sure_the_model_was_where_asked(
+    load: Callable[..., VLMLoader], family: str
+) -> None:
+    loader = load(family)
+    asked = Request((picture(1),), "Read.", 12, logprobs=True)
+    sure, silent = read(loader, asked, Request((picture(2),), "Read.", 12))
+    assert (silent.mean_logprob, silent.min_logprob) == (None, None)
+    assert sure.mean_logprob is not None
+    assert sure.min_logprob is not None
+    model, inputs = model_of(loader), loader.engine._inputs([asked])  # type: ignore[attr-defined]
+    said = model.generate(
+        **inputs,
+        max_new_tokens=sure.completion_tokens,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    true = [logits.float().log_softmax(-1).max().item() for logits in said.logits]
+    assert sure.mean_logprob == pytest.approx(sum(true) / len(true), rel=1e-3)
+    assert sure.min_logprob == pytest.approx(min(true), rel=1e-3)
+
+
+@family
 def test_a_prompt_with_the_familys_image_token_is_refused(
     load: Callable[..., VLMLoader], family: str
 ) -> None:
