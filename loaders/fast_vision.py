@@ -1,13 +1,15 @@
 """Fine-tuning: a vision-language model and its processor, loaded, adapted, ready to train or read.
 
-    model, processor = FastVisionModel.from_pretrained("/models/qwen2.5-vl-7b")    # 4-bit
+    model, processor = FastVisionModel.from_pretrained("/models/qwen2.5-vl-7b")  # in 4 bits
     model = FastVisionModel.get_peft_model(model, r=16)
-    ...                                                    # any training loop: see peft, trl
+    ...  # train it: a loop of your own, or a trainer
     model = model.merge_and_unload()
-    model.save_pretrained("/models/mine"); processor.save_pretrained("/models/mine")
+    model.save_pretrained("/models/mine")
+    processor.save_pretrained("/models/mine")  # a recipe may now say model.id: /models/mine
 
-The interface is Unsloth's, met with transformers, bitsandbytes and peft on a GPU or a CPU. The
-folder that is saved is a model like any other: `model.id` of a recipe.
+The interface is Unsloth's, met with transformers, bitsandbytes and peft on a GPU or a CPU; Unsloth
+itself is not used. Adapters merged into 4 or 8 bits are rounded with the weights: for an exact
+merge load with ``load_in_16bit=True``.
 """
 
 from __future__ import annotations

@@ -151,6 +151,7 @@ def test_a_batch_says_what_its_pages_say_alone(load: Callable[..., VLMLoader], f
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert [answer.prompt_tokens for answer in together] == [a.prompt_tokens for a in alone]
     assert sizes[0] == 4, "they were not read together"
+    assert sizes == sorted(sizes, reverse=True)
     if family != "mllama":  # its cross-attention is not cut
         assert sizes[-1] == 1, "the batch did not shrink"
 

@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("bitsandbytes")
 
-FAMILIES = ("mllama", "qwen25vl", "pixtral", "gemma3")
+FAMILIES = ("mllama", "qwen25vl", "pixtral", "gemma3", "internvl3")
 PROMPT = "Transcribe the text of this page."
 ANSWER = "The mill stands by the river, and its wheel turns all day."
 load = FastVisionModel.from_pretrained
@@ -297,6 +297,16 @@ def test_without_bitsandbytes_the_flags_are_off_with_a_message(
     assert "load_in_4bit is off; pip install bitsandbytes" in caplog.text
 
 
+def test_llama_4_is_not_quantized_while_loading(tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(RuntimeError, match="its experts, most of the weights, would stay"):
+        load(str(tiny("llama4")))
+    pytest.importorskip("peft")
+    model, processor = load(str(tiny("llama4")), load_in_16bit=True)
+    model = FastVisionModel.get_peft_model(model, r=8)
+    losses = train(model, batch(processor, pictures(2)), 6)
+    assert losses[-1] < 0.9 * losses[0], losses
+
+
 def test_fast_inference_needs_vllm_and_fixed_weights(
     qwen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,6 +410,7 @@ def test_a_few_steps_of_lora_lower_the_loss(
     model, processor = load(str(tiny(family)), **{flag: True})
     model = FastVisionModel.get_peft_model(model, r=8)
     assert model.training
+    assert processor.tokenizer.padding_side == "right"
     assert model.get_base_model().is_gradient_checkpointing
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained
