@@ -3,14 +3,16 @@
     python benchmarks/gpu_read.py PAGES MODEL --framework vllm --quantization none --out texts.jsonl
 
 Uses nothing of the pipeline but the loaders, so it needs the framework, Pillow and no more. One
-line of JSON for each page goes to --out (file, text, finish_reason, completion_tokens), a table
-to the terminal, and the same numbers as one line of JSON last.
+line of JSON for each page goes to --out (uri, page, text, finish_reason, completion_tokens), as
+the corpus's score.py reads it: `report.pdf-p3.png` is page 3 of report.pdf. A table goes to the
+terminal, and the same numbers as one line of JSON last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from concurrent.futures import Future
@@ -90,8 +92,10 @@ def device_name() -> str:
 def write(out: Path, answers: list[tuple[Path, Completion]]) -> None:
     with out.open("w", encoding="utf-8") as stream:
         for file, answer in answers:
+            document = re.fullmatch(r"(.+)-p(\d+)", file.stem)
             row = {
-                "file": file.name,
+                "uri": document[1] if document else file.name,
+                "page": int(document[2]) if document else 1,
                 "text": answer.text,
                 "finish_reason": answer.finish_reason,
                 "completion_tokens": answer.completion_tokens,

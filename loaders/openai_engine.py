@@ -4,16 +4,17 @@
             options: {base_url: "http://gpu-fleet:8000/v1"}}
 
 The endpoint batches; here at most `batch_size` requests are open at once. Pages travel as PNG:
-lossless, so that an endpoint sees the pixels that an engine in this process would see, whatever
-the framework. A failing endpoint is an `EngineError`, never a row; what concerns one request
-alone (a page too long, say) fails that request.
+lossless, so that an endpoint sees the pixels that an engine in this process would see. (Measured
+on a page of 994×1288: 19 ms and 0.16 MB, with a scan's noise 111 ms and 2.5 MB; JPEG q95 takes
+4 to 7 ms and 0.6 to 1 MB, and its artefacts could change what is read.)
+
+A failing endpoint is an `EngineError`, never a row; what concerns one request alone (a page too
+long, say) fails that request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 import os
 import random
@@ -23,12 +24,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from PIL import Image
 
 from loaders.engine import FinishReason, Request, RequestError
 from loaders.errors import LoadError, one_line
 from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop_in_text
-from loaders.pictures import for_model
+from loaders.pictures import data_url
 from loaders.streaming import Draft, StreamingEngine
 from pagemill.errors import EngineError, ErrorKind
 
@@ -267,13 +267,6 @@ def _body(endpoint: Endpoint, request: Request) -> bytes:
     if request.logprobs:
         body["logprobs"] = True
     return json.dumps(body).encode()
-
-
-def data_url(image: Image.Image) -> str:
-    """The image as a PNG in a URL."""
-    sink = io.BytesIO()
-    for_model(image).save(sink, "PNG", compress_level=1)  # 3 times faster, a fifth larger
-    return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ own chat template and tokenized as transformers does it, so both engines are ask
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -19,7 +20,7 @@ from loaders.errors import LoadError, one_line
 from loaders.families import Family
 from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
 from loaders.memory import give_back
-from loaders.pictures import for_model
+from loaders.pictures import data_url, for_model
 from loaders.streaming import Draft, StreamingEngine
 from loaders.support import refuse_family, refuse_pair
 from loaders.vlm_loader import QuantizationType, VLMConfig
@@ -32,6 +33,8 @@ MEMORY_SHARE = 0.9
 """vLLM's own default of `gpu_memory_utilization`."""
 RENDERERS = 4
 """Threads that prepare images. One does about 20 pages a second, an H100 reads 10 to 30."""
+WATCH_EVERY = 1.0
+DEAD = "vLLM's engine process has died; the lines above say why, if it could tell"
 SAMPLING = ("repetition_penalty", "top_k", "top_p", "min_p")
 """What a checkpoint's generation config may say about sampling; transformers honours it too."""
 
@@ -76,7 +79,15 @@ class VLLMEngine(StreamingEngine):
         self._vllm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         given = self._vllm.model_config.get_diff_sampling_param()
         self._sampling = {name: given[name] for name in SAMPLING if name in given}
+        self._watch = asyncio.create_task(self._watch_engine())
         return sum(await self._vllm.collective_rpc("weight_bytes"))
+
+    async def _watch_engine(self) -> None:
+        """vLLM notices when its engine process is killed, but tells no request under way."""
+        while self._vllm is not None:
+            if self._vllm.errored:
+                return self._stop(DEAD)
+            await asyncio.sleep(WATCH_EVERY)
 
     def _refusal(self, request: Request) -> str | None:
         return self._prompter.refusal(request)
@@ -88,9 +99,11 @@ class VLLMEngine(StreamingEngine):
         try:
             return await self._generate(request, draft, tokens)
         except EngineDeadError as error:
-            raise EngineError("vLLM's engine process has died; its log says why") from error
-        except ValueError as error:
-            raise _refused_prompt(error) from error
+            raise EngineError(DEAD) from error
+        except (EngineError, RequestError):
+            raise
+        except Exception as error:
+            raise _failed_request(error) from error
         finally:
             draft.text = self._vllm.renderer.tokenizer.decode(tokens, skip_special_tokens=True)
 
@@ -181,7 +194,10 @@ class _MistralPrompter:
         """The prompt as vLLM takes it, in a list of one."""
         from vllm.renderers import ChatParams
 
-        images = [{"type": "image_pil", "image_pil": for_model(image)} for image in request.images]
+        # mistral_common knows no other form of an image that is already in memory.
+        images = [
+            {"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images
+        ]
         message = {
             "role": "user",
             "content": [*images, {"type": "text", "text": request.prompt}],
@@ -263,8 +279,8 @@ def _refuse_weight(config: VLMConfig, weight: int) -> None:
 
 
 def _quiet() -> None:
-    """One line of ours for a load instead of vLLM's hundred; its warnings stay."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    """One line of ours for a load instead of vLLM's hundred; its errors stay."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would phone home
 
 
@@ -285,6 +301,7 @@ def _arguments(config: VLMConfig, own: str, mistral: bool) -> dict[str, Any]:
         "limit_mm_per_prompt": {"video": 0, "audio": 0},
         "worker_extension_cls": "loaders.vllm_worker.WeighingWorker",
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         **_quantization(config, own),
         **_memory(config),
     }
@@ -338,11 +355,13 @@ def _take(said: Any, tokens: list[int], draft: Draft) -> None:
     draft.completion_tokens += len(new)
 
 
-def _refused_prompt(error: ValueError) -> RequestError:
-    message = one_line(error)
+def _failed_request(error: Exception) -> RequestError:
+    # vLLM wraps what it did not expect in an error without words.
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    message = one_line(cause)
     if "longer than the maximum model length" in message or "maximum context length" in message:
         message += ": lower render.max_pixels, or raise options.max_model_len"
-    return RequestError(ErrorKind.MODEL_FAILED, message)
+    return RequestError(ErrorKind.MODEL_FAILED, f"{type(cause).__name__}: {message}")
 
 
 def _explained(config: VLMConfig, error: BaseException) -> BaseException:

@@ -283,3 +283,34 @@ def test_no_room_for_the_cache_names_the_remedy() -> None:
     message = refusal(options={"kv_cache_memory_bytes": 1 << 16, "enforce_eager": True})
     assert "options.max_model_len" in message
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+
+
+# --- Mistral's own format -----------------------------------------------------------------------
+
+TINY_PIXTRAL = {
+    **{"dim": 128, "n_layers": 2, "head_dim": 32, "hidden_dim": 256, "n_heads": 4},
+    **{"n_kv_heads": 2, "norm_eps": 1e-5, "vocab_size": 131072, "rope_theta": 1e6},
+    "max_position_embeddings": 2048,
+    "vision_encoder": {
+        **{"hidden_size": 64, "num_channels": 3, "image_size": 112, "patch_size": 16},
+        **{"rope_theta": 1e4, "intermediate_size": 128, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "adapter_bias": True},
+        **{"image_token_id": 10, "image_break_token_id": 12, "image_end_token_id": 13},
+    },
+}
+
+
+def test_pixtral_in_mistrals_own_format_is_read(tmp_path: Path) -> None:
+    """Real tokenizer and layout, random weights (there are none to be had here)."""
+    import mistral_common
+
+    data = Path(mistral_common.__file__).parent / "data"
+    (tmp_path / "tekken.json").write_bytes((data / "tekken_240911.json").read_bytes())
+    (tmp_path / "params.json").write_text(json.dumps(TINY_PIXTRAL))
+    options = {"max_model_len": 1024, "enforce_eager": True, "load_format": "dummy"}
+    with create_vlm_loader("pixtral", config(model_id=str(tmp_path), options=options)) as loader:
+        image = Image.effect_noise((100, 60), 50)
+        seen, plain = read(loader, Request((image,), "Read.", 4), Request((), "Read [IMG].", 4))
+    # A patch of 16 pixels is a token, a row of them ends with another: 7 × 4 + 4.
+    assert seen.prompt_tokens - plain.prompt_tokens in range(28, 33)
+    assert (seen.completion_tokens, plain.completion_tokens) == (4, 4)
