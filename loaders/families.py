@@ -22,12 +22,10 @@ SKIP = (
     "model.vision_model",
     "model.multi_modal_projector",
     "multi_modal_projector",
-    "router",
 )
-"""Modules that stay in full precision: the eyes, the bridge, the output layer, and routers of
-experts, which are Linear layers in name only (they answer with a pair). Written as prefixes or
-suffixes of full names, as transformers 5 matches them ("vision_tower" would skip nothing), and
-with lm_head, because a list of one's own replaces the default one."""
+"""Modules that stay in full precision: the eyes, the bridge and the output layer. Written as
+prefixes or suffixes of full names, as transformers 5 matches them ("vision_tower" would skip
+nothing), and with lm_head, because a list of one's own replaces the default one."""
 
 
 @dataclass(frozen=True)

@@ -273,8 +273,11 @@ def test_a_checkpoint_saved_quantized_is_recognised_and_read_as_it_is(
     )
 
 
-def test_llama_4_in_4bit_is_refused_before_loading(tiny: Callable[[str], Path]) -> None:
-    message = refusal("llama4", tiny("llama4"), quantization="4bit")
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_llama_4_is_not_quantized_while_loading(
+    tiny: Callable[[str], Path], quantization: str
+) -> None:
+    message = refusal("llama4", tiny("llama4"), quantization=quantization)
     assert "its experts, most of the weights, would stay unquantized" in message
     assert "load meta-llama/Llama-4-Maverick-17B-128E-Instruct-FP8" in message
 
