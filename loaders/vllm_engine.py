@@ -290,7 +290,7 @@ def _arguments(config: VLMConfig, own: str, mistral: bool) -> dict[str, Any]:
         "model": config.model_id,
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
-        "dtype": _dtype(config),
+        "dtype": _dtype(config, own),
         "load_format": "safetensors",
         "max_num_seqs": config.batch_size,
         "stream_interval": CHECK_EVERY,
@@ -311,14 +311,16 @@ def _arguments(config: VLMConfig, own: str, mistral: bool) -> dict[str, Any]:
     return arguments | config.options
 
 
-def _dtype(config: VLMConfig) -> str:
+def _dtype(config: VLMConfig, own: str) -> str:
     """The same as under transformers: float32 on a CPU, else bfloat16 where it can."""
     from vllm.platforms import current_platform
 
     if config.dtype is not None:
         return config.dtype
     if config.device == "cpu":
-        return "float32"
+        # Neither FP8 nor the bitsandbytes plugin takes float32 beside quantized weights.
+        plain = config.quantization is QuantizationType.NONE and own == "none"
+        return "float32" if plain else "bfloat16"
     return "bfloat16" if current_platform.has_device_capability(80) else "float16"
 
 
@@ -369,15 +371,10 @@ def _explained(config: VLMConfig, error: BaseException) -> BaseException:
     message = one_line(error)
     if isinstance(error, LoadError) or not isinstance(error, Exception):
         return error
-    if "max_model_len" in message or "max seq len" in message or "KV cache" in message:
-        return LoadError(
-            f"{config.model_id}: no memory is left for the KV cache ({message}); set "
-            "options.max_model_len (8192 holds a page), or raise max_memory_gb"
-        )
     if "Engine core initialization failed" in message:
         return LoadError(
-            f"{config.model_id}: vLLM's engine process could not load it; the lines above "
-            "say why (VLLM_LOGGING_LEVEL=INFO says more). If memory ran out, use quantization: "
-            "4bit or set options.max_model_len"
+            f"{config.model_id}: vLLM's engine process could not load it; the lines above say "
+            "why. If memory ran out: set options.max_model_len (8192 holds a page), raise "
+            "max_memory_gb, or use quantization: 4bit"
         )
     return error

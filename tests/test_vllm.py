@@ -233,6 +233,19 @@ def test_quantized_it_still_reads(quantization: str) -> None:
     assert len(set(text.split()) & set(" ".join(LINES).split())) > 8
 
 
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+@pytest.mark.parametrize("family", ["gemma3", "internvl3", "pixtral"])
+def test_a_quantized_family_answers(family: str, quantization: str, tmp_path: Path) -> None:
+    from tests.tiny import build
+
+    model = str(build(family, tmp_path / family, for_vllm=True))
+    options = {"max_model_len": 1024, "enforce_eager": True}
+    changes = {"model_id": model, "quantization": quantization, "options": options}
+    with create_vlm_loader(family, config(**changes)) as loader:
+        (answer,) = read(loader, QUESTIONS[0])
+    assert answer.completion_tokens > 0
+
+
 # --- refusals -----------------------------------------------------------------------------------
 
 
@@ -279,9 +292,11 @@ def test_a_checkpoint_it_cannot_load_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_no_room_for_the_cache_names_the_remedy() -> None:
-    message = refusal(options={"kv_cache_memory_bytes": 1 << 16, "enforce_eager": True})
-    assert "options.max_model_len" in message
+def test_what_fails_in_its_own_process_points_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT / "tests"))  # it then finds no `loaders`
+    message = refusal()
+    assert "vLLM's engine process could not load it; the lines above say why." in message
+    assert "set options.max_model_len (8192 holds a page)" in message
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
 
 
