@@ -39,6 +39,7 @@ LONGEST_WAIT = 30.0
 ITS_OWN_FAULT = (400, 413, 415, 422)
 """What an endpoint answers to a request that it will never take."""
 TRY_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CONTEXT_WORDS = ("context length", "maximum model length", "too long", "max_model_len")
 
 
@@ -169,7 +170,9 @@ class OpenAIEngine(StreamingEngine):
     def __init__(self, endpoint: Endpoint, batch_size: int = 8, version: str = "") -> None:
         self._endpoint = endpoint
         key = endpoint.key()
+        host = urlsplit(endpoint.base_url).hostname
         self._client = httpx.AsyncClient(
+            trust_env=host not in LOOPBACK,  # no proxy to this host, whatever the environment says
             base_url=endpoint.base_url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(endpoint.timeout, connect=15),
@@ -222,7 +225,7 @@ class OpenAIEngine(StreamingEngine):
                     reason = await self._try(body, draft)
                 self._answers += 1
                 return reason
-            except (httpx.HTTPError, TimeoutError, _TryAgain) as error:
+            except (httpx.HTTPError, TimeoutError, ValueError, _TryAgain) as error:
                 failure = _as_try_again(error, self._endpoint)
             tries += 1
             if tries > self._endpoint.retries:
@@ -245,7 +248,7 @@ class OpenAIEngine(StreamingEngine):
                 raise _refusal(response, await response.aread(), self._endpoint)
             if self._endpoint.stream:
                 return await _read_stream(_events(response), draft)
-            return _read_whole(json.loads(await response.aread()), draft)
+            return _read_whole(_object(await response.aread()), draft)
 
 
 def _body(endpoint: Endpoint, request: Request) -> bytes:
@@ -273,7 +276,14 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     async for line in response.aiter_lines():
         data = line.removeprefix("data:").strip()
         if line.startswith("data:") and data != "[DONE]":
-            yield json.loads(data)
+            yield _object(data)
+
+
+def _object(data: str | bytes) -> dict[str, Any]:
+    said = json.loads(data)
+    if not isinstance(said, dict):
+        raise _TryAgain("the endpoint's answer is no answer of a chat")
+    return said
 
 
 async def _read_stream(events: AsyncIterator[dict[str, Any]], draft: Draft) -> FinishReason:

@@ -75,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             status, words = fail[number], order.get("words", "as ordered")
             return self._json(status, {"error": {"message": words}}, order.get("headers", {}))
         words = order["say"]
+        if "raw" in order:
+            return self._json(200, order["raw"])
         if body["stream"]:
             return self._stream(order, words, bool(body.get("logprobs")))
         time.sleep(order.get("delay", 0))

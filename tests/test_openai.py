@@ -213,6 +213,22 @@ def test_an_endpoint_that_stays_down_is_no_row(connect: Callable[..., OpenAIEngi
         engine.submit(order())
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_is_none_is_no_row(
+    connect: Callable[..., OpenAIEngine], stream: bool
+) -> None:
+    error = failure(connect(retries=1, stream=stream), order(raw="sign in", number=stream))
+    assert isinstance(error, EngineError)
+    assert "(2 tries)" in str(error)
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_this_host(
+    connect: Callable[..., OpenAIEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert ask(connect(), order()).text == "ok"
+
+
 def test_a_page_that_breaks_the_endpoint_while_others_pass_fails_alone(
     connect: Callable[..., OpenAIEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
