@@ -26,7 +26,9 @@ LOCK = threading.Lock()
 
 
 def pixels(image: Image.Image) -> str:
-    return hashlib.sha256(image.mode.encode() + str(image.size).encode() + image.tobytes()).hexdigest()
+    return hashlib.sha256(
+        image.mode.encode() + str(image.size).encode() + image.tobytes()
+    ).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
