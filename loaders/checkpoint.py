@@ -15,15 +15,23 @@ def is_folder(model_id: str) -> bool:
     return is_path or Path(model_id).is_dir()
 
 
-def read_config(model_id: str, revision: str | None = None) -> dict[str, Any]:
+def read_config(
+    model_id: str, revision: str | None = None, token: str | None = None
+) -> dict[str, Any]:
     """The checkpoint's config.json.
+
+    Parameters
+    ----------
+    token : str, optional
+        For a private repository of the hub; by default the environment's.
 
     Raises
     ------
     LoadError
         There is no such folder, file or hub repository; one line with the remedy.
     """
-    path = _folder_config(model_id) if is_folder(model_id) else _hub_config(model_id, revision)
+    folder = is_folder(model_id)
+    path = _folder_config(model_id) if folder else _hub_config(model_id, revision, token)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -42,7 +50,7 @@ def _folder_config(model_id: str) -> Path:
     return folder / "config.json"
 
 
-def _hub_config(model_id: str, revision: str | None) -> Path:
+def _hub_config(model_id: str, revision: str | None, token: str | None) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     try:
@@ -50,7 +58,7 @@ def _hub_config(model_id: str, revision: str | None) -> Path:
         # What is cached under a branch may be stale, what is cached under a commit cannot.
         if revision is not None and isinstance(cached, str):
             return Path(cached)
-        return Path(hf_hub_download(model_id, "config.json", revision=revision))
+        return Path(hf_hub_download(model_id, "config.json", revision=revision, token=token))
     except Exception as error:
         raise LoadError(
             f"{model_id}: its config.json cannot be had from the hub or its cache "

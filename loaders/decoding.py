@@ -18,15 +18,13 @@ import torch
 
 from loaders.batching import Job
 from loaders.engine import FinishReason
-from loaders.loops import EXACT, find_loop
+from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
 
-CHECK_EVERY = 32
-"""Tokens between two looks for a loop."""
-EXACT_AT_CAP = 64
-"""Repeated tokens that make an answer which reaches its cap a loop: it is cut off anyway."""
 PER_ROW = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """Inputs of a decoding step with an entry for each row (the last two dimensions: row, token)."""
 SHARED = ("input_ids", "past_key_values", "use_cache", "logits_to_keep")
+ONLY_AT_FIRST = ("image_grid_thw", "video_grid_thw")
+"""Serve to place the images' tokens, and transformers 5.17 hands them on for ever."""
 
 
 @dataclass(eq=False)
@@ -43,6 +41,8 @@ class Row:
         What was said, without the end token; cut where a loop began.
     generated : int
         Tokens said, before any cut.
+    logprobs : list of float
+        Of `tokens` and the end token, where the request asked for them.
     seconds : float
         This row's share of the time.
     """
@@ -52,14 +52,18 @@ class Row:
     limit: int
     tokens: list[int] = field(default_factory=list)
     generated: int = 0
+    logprobs: list[float] = field(default_factory=list)
     seconds: float = 0.0
     finish_reason: FinishReason | None = None
 
-    def take(self, token: int, ends: frozenset[int]) -> bool:
+    def take(self, token: int, logprob: float | None, ends: frozenset[int]) -> bool:
         """Add a token; True while the row goes on."""
         if self.job.ending:
             self.finish_reason = "aborted"
-        elif token in ends:
+            return False
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        if token in ends:
             self.finish_reason = "stop"
         else:
             self.tokens.append(token)
@@ -73,7 +77,7 @@ class Row:
             return
         keep = find_loop(self.tokens, EXACT_AT_CAP if full else EXACT)
         if keep is not None:
-            del self.tokens[keep:]
+            del self.tokens[keep:], self.logprobs[keep:]
             self.finish_reason = "loop"
         elif full:
             self.finish_reason = "length"
@@ -123,12 +127,15 @@ def decode(
     prefill = True
     while True:
         outputs = model(**inputs, return_dict=True)
-        kwargs = model._update_model_kwargs_for_generation(outputs, kwargs)
-        scores = logits_processor(input_ids, outputs.logits[:, -1].float())
+        kwargs = model._update_model_kwargs_for_generation(
+            outputs, kwargs, is_encoder_decoder=False
+        )
+        logits = outputs.logits[:, -1].float()
         del outputs, inputs  # the logits and the pixels of a prefill are large
-        tokens = _pick(scores, generation_config.do_sample)
+        tokens = _pick(logits_processor(input_ids, logits), generation_config.do_sample)
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=-1)
-        keep = _advance(rows, tokens.tolist(), ends, deliver, clock, prefill)
+        said = list(zip(tokens.tolist(), _logprobs(rows, logits, tokens), strict=True))
+        keep = _advance(rows, said, ends, deliver, clock, prefill)
         if not keep:
             return input_ids
         if len(keep) < len(rows) and _can_shrink(kwargs):
@@ -136,13 +143,13 @@ def decode(
             input_ids, kwargs = _cut(input_ids, kwargs, keep)
         inputs = model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **kwargs)
         if prefill:
-            kwargs = {name: value for name, value in kwargs.items() if name in inputs}
+            kwargs = _lasting(kwargs, inputs)
         prefill = False
 
 
 def _advance(
     rows: list[Row],
-    tokens: list[int],
+    said: list[tuple[int, float | None]],
     ends: frozenset[int],
     deliver: Callable[[Row], None],
     clock: Clock,
@@ -150,8 +157,8 @@ def _advance(
 ) -> list[int]:
     """Give each row that goes on its token; the places of those that still go on."""
     clock.share([row for row in rows if row.finish_reason is None], by_prompt=prefill)
-    for row, token in zip(rows, tokens, strict=True):
-        if row.finish_reason is None and not row.take(token, ends):
+    for row, (token, logprob) in zip(rows, said, strict=True):
+        if row.finish_reason is None and not row.take(token, logprob, ends):
             deliver(row)
     return [place for place, row in enumerate(rows) if row.finish_reason is None]
 
@@ -160,6 +167,21 @@ def _pick(scores: Any, sample: bool) -> Any:
     if not sample:
         return scores.argmax(dim=-1)
     return torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+
+
+def _logprobs(rows: list[Row], logits: Any, tokens: Any) -> list[float | None]:
+    """What the model gave each token, before temperature; None for rows that did not ask."""
+    asked = [row.job.request.logprobs for row in rows]
+    if not any(asked):
+        return [None] * len(rows)
+    given = logits.log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1).tolist()
+    return [value if wanted else None for value, wanted in zip(given, asked, strict=True)]
+
+
+def _lasting(kwargs: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """What later steps need of the model's inputs: those of the second."""
+    done = ONLY_AT_FIRST if "position_ids" in kwargs else ()
+    return {k: value for k, value in kwargs.items() if k in inputs and k not in done}
 
 
 def _can_shrink(kwargs: dict[str, Any]) -> bool:

@@ -9,6 +9,8 @@ An engine is thread-safe, batches what is submitted to it as it sees fit, and is
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -35,6 +37,8 @@ class Request:
         0 is greedy decoding.
     key : str
         A name to abort by; several requests may share one.
+    logprobs : bool
+        Ask how sure the model was: fills `mean_logprob` and `min_logprob` of the completion.
     """
 
     images: tuple[Image, ...]
@@ -42,6 +46,7 @@ class Request:
     max_new_tokens: int = 512
     temperature: float = 0.0
     key: str = ""
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,9 @@ class Completion:
         it repeated itself; `text` ends where the repeating began) or ``aborted``.
     seconds : float
         This request's share of the engine's working time.
+    mean_logprob, min_logprob : float, optional
+        Mean and least natural logarithm of the probabilities that the model gave to what it said
+        (before temperature), where the request asked for them.
     """
 
     text: str
@@ -65,6 +73,17 @@ class Completion:
     completion_tokens: int
     finish_reason: FinishReason
     seconds: float
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
+
+
+def confidence(logprobs: Sequence[float]) -> dict[str, float | None]:
+    """The completion's fields about how sure the model was, from each token's log-probability."""
+    known = [value for value in logprobs if math.isfinite(value)]
+    return {
+        "mean_logprob": sum(known) / len(known) if known else None,
+        "min_logprob": min(known, default=None),
+    }
 
 
 class RequestError(Exception):
@@ -93,7 +112,9 @@ class Engine(Protocol):
 
     capacity: int
     version: str
-    busy_seconds: float
+
+    @property
+    def busy_seconds(self) -> float: ...
 
     def submit(self, request: Request) -> Future[Completion]:
         """Queue a request. Raises `EngineError` once the engine is closed or broken."""

@@ -13,15 +13,13 @@ from pagemill.errors import EngineError, UsageError
 if TYPE_CHECKING:
     from pagemill.settings import Model
 
-SCHEMES = {"4bit": "bnb-nf4", "8bit": "bnb-int8", "awq": "awq"}
-"""The real names of the quantizations that are done at load."""
-
 SKIP = (
     "lm_head",
     "language_model.lm_head",
     "model.vision_tower",
     "model.visual",
     "vision_model",
+    "model.vision_model",
     "model.multi_modal_projector",
     "multi_modal_projector",
 )
@@ -44,8 +42,6 @@ class Family:
         What `model_type` in the checkpoint's config.json must be; empty for any.
     skip : tuple of str
         Modules that quantization leaves alone.
-    quantizes_at_load : bool
-        False where bitsandbytes would leave most of the weights as they are.
     instead : mapping of str to str
         Checkpoints that transformers cannot load, and which to use instead.
     """
@@ -54,7 +50,6 @@ class Family:
     hub_id: str
     model_types: tuple[str, ...] = ()
     skip: tuple[str, ...] = SKIP
-    quantizes_at_load: bool = True
     instead: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -63,8 +58,6 @@ FAMILIES: dict[str, Family] = {
         names=("llama-4-maverick", "llama4-maverick"),
         hub_id="meta-llama/Llama-4-Maverick-17B-128E-Instruct",
         model_types=("llama4",),
-        # Its experts are 3-D parameters, which bitsandbytes passes over.
-        quantizes_at_load=False,
     ),
     "gemma3": Family(
         names=("gemma-3-27b", "gemma3"),
@@ -104,6 +97,8 @@ def family_names() -> str:
 def quantization_name(model: Model) -> str:
     """The scheme's real name, for the recipe: ``bnb-nf4``, ``awq``, ``fp8``, ``none`` …
 
+    An endpoint is taken at its word: ``none``, or what `model.quantization` says it serves.
+
     Raises
     ------
     UsageError
@@ -111,13 +106,14 @@ def quantization_name(model: Model) -> str:
     EngineError
         The config of a hub model cannot be had.
     """
-    if model.quantization != "none":
-        return SCHEMES[model.quantization]
-    if model.framework == "echo":
-        return "none"
+    from loaders.support import scheme_of  # it imports this module
+
+    if model.framework in ("echo", "openai"):
+        return model.quantization
     if is_folder(model.id) and not Path(model.id).expanduser().is_dir():
         raise UsageError(f"model.id: {model.id}: no such folder")
     try:
-        return scheme_name(declared_quantization(read_config(model.id, model.revision)))
+        own = scheme_name(declared_quantization(read_config(model.id, model.revision)))
     except RuntimeError as error:
         raise EngineError(str(error)) from error
+    return scheme_of(model.framework, model.quantization, own)

@@ -10,6 +10,7 @@ filler text repeat at most 58 tokens exactly and fit no period by more than 0.54
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -25,6 +26,12 @@ NEAR = 640
 the rows of a real table differ by little more than a number."""
 FIT = 0.65
 """The share of tokens that a near-period explains: "1. the 2. the" is 0.67."""
+CHECK_EVERY = 32
+"""Tokens between two looks for a loop."""
+EXACT_AT_CAP = 64
+"""Repeated tokens that make an answer which reaches its cap a loop: it is cut off anyway."""
+PIECE = re.compile(r"\s*\w{1,4}|\s*[^\w\s]|\s+")
+"""About a token: up to four letters of a word, or a sign."""
 
 
 def find_loop(tokens: Sequence[int], exact: int = EXACT) -> int | None:
@@ -51,6 +58,17 @@ def find_loop(tokens: Sequence[int], exact: int = EXACT) -> int | None:
         if len(repeats) >= NEAR and repeats[-NEAR:].mean() >= FIT:
             return len(said) - _fitting_tail(repeats, period)
     return None
+
+
+def find_loop_in_text(text: str, exact: int = EXACT) -> int | None:
+    """How many characters to keep when the tail of `text` repeats itself, else None.
+
+    For an endpoint that sends text and no token ids; pieces of words stand for the tokens.
+    """
+    pieces = PIECE.findall(text)[:-1]  # the last may go on
+    names: dict[str, int] = {}
+    keep = find_loop([names.setdefault(piece, len(names)) for piece in pieces], exact)
+    return None if keep is None else sum(len(piece) for piece in pieces[:keep])
 
 
 def _true_tail(repeats: np.ndarray[Any, np.dtype[np.bool_]]) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -12,6 +15,13 @@ LONGEST_RATIO = 50
 def for_model(image: Image.Image) -> Image.Image:
     """The image in RGB, on white where it is transparent, padded with white where extreme."""
     return _pad(_to_rgb(image))
+
+
+def data_url(image: Image.Image) -> str:
+    """The image, as every family takes it, as a PNG in a URL."""
+    sink = io.BytesIO()
+    for_model(image).save(sink, "PNG", compress_level=1)  # up to 3 times faster, a fifth larger
+    return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

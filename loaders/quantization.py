@@ -1,60 +1,14 @@
-"""Quantization under transformers: which pairs work, and the settings of those that do."""
+"""Quantization under transformers: the settings of what `loaders.support` lets through."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from loaders.checkpoint import scheme_name
-from loaders.errors import LoadError
-from loaders.families import SCHEMES, Family
+from loaders.families import Family
 from loaders.vlm_loader import QuantizationType, VLMConfig
 
-BITSANDBYTES = {
-    QuantizationType.FOUR_BIT: SCHEMES["4bit"],
-    QuantizationType.EIGHT_BIT: SCHEMES["8bit"],
-}
-
-
-def refuse_quantization(config: VLMConfig, family: Family, declared: dict[str, Any]) -> None:
-    """Raise LoadError for a pair that cannot work, before anything is loaded.
-
-    Parameters
-    ----------
-    declared : dict
-        The checkpoint's own `quantization_config`, or empty.
-    """
-    wanted, own = config.quantization, scheme_name(declared)
-    if wanted is QuantizationType.AWQ and own != "awq":
-        raise _refusal(
-            config,
-            f"the checkpoint is not quantized with AWQ (its own: {own})",
-            "give an AWQ checkpoint, or use quantization: 4bit",
-        )
-    if wanted in BITSANDBYTES and own not in ("none", BITSANDBYTES[wanted]):
-        raise _refusal(
-            config,
-            f"the checkpoint is quantized already ({own})",
-            "use quantization: none, which loads it as it is",
-        )
-    if wanted is QuantizationType.FOUR_BIT and own == "none" and not family.quantizes_at_load:
-        raise _refusal(
-            config,
-            "its experts, most of the weights, would stay unquantized",
-            f"load {family.hub_id}-FP8 with quantization: none",
-        )
-    needed = {"awq": "gptqmodel", "bnb": "bitsandbytes"}.get(
-        "bnb" if wanted in BITSANDBYTES else own.split("-")[0]
-    )
-    if needed and importlib.util.find_spec(needed) is None:
-        raise _refusal(config, f"{needed} is not installed", f"pip install {needed}")
-
-
-def _refusal(config: VLMConfig, cause: str, remedy: str) -> LoadError:
-    return LoadError(
-        f"{config.model_id}: quantization {config.quantization.value} cannot be used: "
-        f"{cause}; {remedy}"
-    )
+BITSANDBYTES = (QuantizationType.FOUR_BIT, QuantizationType.EIGHT_BIT)
 
 
 def quantization_settings(

@@ -13,7 +13,7 @@ import time
 
 from loaders.echo import EchoEngine, EchoOptions
 from loaders.engine import Engine
-from loaders.errors import one_line
+from loaders.errors import LoadError, one_line
 from loaders.families import quantization_name
 from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig, create_vlm_loader
 from pagemill.errors import EngineError, UsageError
@@ -62,6 +62,8 @@ def engine_for(model: Model) -> Engine:
     """
     if model.framework == "echo":
         return _echo(model)
+    if model.framework == "openai":
+        return _endpoint(model)
     config = VLMConfig(
         model_id=model.id,
         quantization=QuantizationType(model.quantization),
@@ -101,6 +103,15 @@ def _open(model: Model) -> Engine:
 def _close() -> None:
     while _held:
         _held.pop()[1].close()
+
+
+def _endpoint(model: Model) -> Engine:
+    from loaders.openai_engine import OpenAIEngine, endpoint_of
+
+    try:
+        return OpenAIEngine(endpoint_of(model.id, model.options), model.batch_size)
+    except LoadError as error:
+        raise EngineError(one_line(error)) from error
 
 
 def _echo(model: Model) -> Engine:

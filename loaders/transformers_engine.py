@@ -9,7 +9,7 @@ import torch
 from loaders import transformers_model
 from loaders.batching import BatchingEngine, Job
 from loaders.decoding import Clock, Row, decode
-from loaders.engine import Completion, Request
+from loaders.engine import Completion, Request, confidence
 from loaders.families import Family
 from loaders.memory import give_back
 from loaders.pictures import for_model
@@ -56,6 +56,7 @@ class TransformersEngine(BatchingEngine):
             self._model.generate(
                 **inputs,
                 **_sampling(jobs[0].request.temperature),
+                use_cache=True,  # a checkpoint that was saved while in training may say otherwise
                 max_new_tokens=max(row.limit for row in rows),
                 custom_generate=decode,
                 rows=rows,
@@ -89,7 +90,14 @@ class TransformersEngine(BatchingEngine):
     def _deliver(self, row: Row) -> None:
         text = self._processor.tokenizer.decode(row.tokens, skip_special_tokens=True)
         reason = row.finish_reason or "stop"
-        completion = Completion(text.strip(), row.prompt_tokens, row.generated, reason, row.seconds)
+        completion = Completion(
+            text=text.strip(),
+            prompt_tokens=row.prompt_tokens,
+            completion_tokens=row.generated,
+            finish_reason=reason,
+            seconds=row.seconds,
+            **confidence(row.logprobs),
+        )
         self._finish(row.job, completion)
 
     def _is_out_of_memory(self, error: BaseException) -> bool:

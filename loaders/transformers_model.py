@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from loaders.checkpoint import declared_quantization, read_config
+from loaders.checkpoint import declared_quantization, read_config, scheme_name
 from loaders.errors import LoadError, one_line
-from loaders.families import FAMILIES, Family
+from loaders.families import Family
 from loaders.memory import keep_freed_memory
-from loaders.quantization import quantization_settings, refuse_quantization
+from loaders.quantization import quantization_settings
+from loaders.support import refuse_family, refuse_pair
 from loaders.torchvision_repair import repair_torchvision
 from loaders.vlm_loader import VLMConfig
 
@@ -32,9 +33,9 @@ def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
     if config.device == "cpu":
         keep_freed_memory()
     repair_torchvision()
-    _silence()
+    silence()
     try:
-        processor = _load_processor(config)
+        processor = load_processor(config)
         model = _load_model(config, family, declared)
     except torch.OutOfMemoryError as error:
         raise LoadError(
@@ -59,20 +60,10 @@ def _check(config: VLMConfig, family: Family) -> dict[str, Any]:
     _refuse_device(config)
     _dtype(config)
     checkpoint = read_config(config.model_id, config.revision)
-    _refuse_family(config, family, str(checkpoint.get("model_type")))
+    refuse_family(config, family, checkpoint)
     declared = declared_quantization(checkpoint)
-    refuse_quantization(config, family, declared)
+    refuse_pair(config, family, scheme_name(declared))
     return declared
-
-
-def _refuse_family(config: VLMConfig, family: Family, found: str) -> None:
-    if family.model_types and found not in family.model_types:
-        right = next((f for f in FAMILIES.values() if found in f.model_types), FAMILIES["auto"])
-        raise LoadError(
-            f"{config.model_id}: a {found} model, but {family.names[-1]} loads "
-            f"{' or '.join(family.model_types)}; use the name {right.names[-1]}, or a checkpoint "
-            f"such as {family.hub_id}"
-        )
 
 
 def _refuse_device(config: VLMConfig) -> None:
@@ -98,7 +89,7 @@ def _dtype(config: VLMConfig) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def _silence() -> None:
+def silence() -> None:
     """No progress bars, advice or, from 8-bit, a line for each matrix product."""
     import transformers
 
@@ -108,7 +99,7 @@ def _silence() -> None:
     warnings.filterwarnings("ignore", module=r"(transformers|bitsandbytes|torch|accelerate)\b")
 
 
-def _load_processor(config: VLMConfig) -> Any:
+def load_processor(config: VLMConfig) -> Any:
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(
@@ -181,8 +172,10 @@ def weight_bytes(model: Any) -> int:
 def special_tokens(processor: Any) -> frozenset[str]:
     """Tokens that stand for images or end turns: in a prompt they break every family."""
     tokenizer = processor.tokenizer
-    named = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")]
-    tokens = {*tokenizer.all_special_tokens, *(str(token) for token in named if token)}
+    # Some tokenizers know the parts of an image only as added tokens, some processors as names.
+    added = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+    named = {v for k, v in vars(processor).items() if k.endswith("_token") and isinstance(v, str)}
+    tokens = {*tokenizer.all_special_tokens, *added, *named}
     return frozenset(token for token in tokens if token)
 
 

@@ -50,7 +50,9 @@ class InferenceFramework(StrEnum):
 
 
 FRAMEWORKS: dict[InferenceFramework, str] = {
+    InferenceFramework.SGLANG: "loaders.sglang_engine:SGLangEngine",
     InferenceFramework.TRANSFORMERS: "loaders.transformers_engine:TransformersEngine",
+    InferenceFramework.VLLM: "loaders.vllm_engine:VLLMEngine",
 }
 """Where each framework's engine is. It is called with (VLMConfig, Family), loads the model and
 is an `Engine`; it raises RuntimeError with a one-line message when it cannot."""
@@ -249,11 +251,6 @@ def create_vlm_loader(model_name: str, config: VLMConfig) -> VLMLoader:
 
 
 def _open_engine(config: VLMConfig, family: Family) -> Engine:
-    if config.framework not in FRAMEWORKS:
-        raise LoadError(
-            f"framework {config.framework.value} is not available in this version; "
-            f"use framework: {', '.join(known.value for known in FRAMEWORKS)}"
-        )
     if config.trust_remote_code and config.revision is None and not is_folder(config.model_id):
         log.warning(
             "%s: remote code is trusted but no revision is pinned; set revision to a commit",

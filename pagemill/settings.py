@@ -42,7 +42,7 @@ class Model(_Part):
     name: str = Field(description="the loader, one of `loaders.create_vlm_loader`'s names")
     id: str = Field(description="hub id, or a folder: ./, ../ (from the config file) or /")
     revision: str | None = Field(None, description="hub commit; pin it for reproducible runs")
-    framework: Literal["transformers", "vllm", "sglang", "echo"] = "transformers"
+    framework: Literal["transformers", "vllm", "sglang", "openai", "echo"] = "transformers"
     quantization: Literal["none", "4bit", "8bit", "awq"] = "none"
     device: str = "cuda"
     max_memory_gb: int | None = Field(None, ge=1)

