@@ -47,7 +47,8 @@ class VLLMEngine(StreamingEngine):
     Attributes
     ----------
     weight_bytes : int
-        Bytes that the loaded weights take, on all GPUs together.
+        Bytes that the loaded weights take, on all GPUs together. Too few on a CPU, where vLLM
+        packs most of them out of sight.
 
     Raises
     ------
