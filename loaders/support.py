@@ -74,11 +74,16 @@ NOT_AT_LOAD = No(
     "SGLang quantizes only Gemma 3 and Qwen2.5-VL while loading", "use framework: vllm"
 )
 NO_SERVER_HERE = "not run; a server speaking its protocol stands in"
+ON_BOTH = "CPU, H200"
+NOT_RUN = "not run by this version"
 
 SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
-    (TRANSFORMERS, NONE): Support("the checkpoint as it is, its own quantization included"),
+    (TRANSFORMERS, NONE): Support(
+        "the checkpoint as it is, its own quantization included", tried=ON_BOTH
+    ),
     (TRANSFORMERS, FOUR_BIT): Support(
-        "bitsandbytes nf4, double quantization",
+        tried=ON_BOTH,
+        how="bitsandbytes nf4, double quantization",
         "bnb-nf4",
         ("bnb-nf4",),
         BNB,
@@ -87,10 +92,13 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
     (TRANSFORMERS, EIGHT_BIT): Support(
         "bitsandbytes int8", "bnb-int8", ("bnb-int8",), BNB, {"llama4": EXPERTS}
     ),
-    (TRANSFORMERS, AWQ): Support("an AWQ checkpoint, through gptqmodel", accepts=("awq",)),
-    (VLLM, NONE): Support("the checkpoint as it is, its own quantization included"),
+    (TRANSFORMERS, AWQ): Support(
+        "an AWQ checkpoint, through gptqmodel", accepts=("awq",), tried=NOT_RUN
+    ),
+    (VLLM, NONE): Support("the checkpoint as it is, its own quantization included", tried=ON_BOTH),
     (VLLM, FOUR_BIT): Support(
-        "bitsandbytes nf4 (from vLLM 0.28 through vllm-bnb-plugin)",
+        tried=ON_BOTH,
+        how="bitsandbytes nf4 (from vLLM 0.28 through vllm-bnb-plugin)",
         "bnb-nf4",
         ("bnb-nf4",),
         BNB,
@@ -104,6 +112,7 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
     ),
     (VLLM, AWQ): Support(
         "an AWQ checkpoint",
+        tried=NOT_RUN,
         accepts=("awq",),
         refused={"llama4": No("AWQ does not work with it under vLLM", FP8_REPO)},
     ),

@@ -99,6 +99,9 @@ def model_identity(model: Model) -> tuple[str, str]:
     if model.framework == "echo":
         told = {name: value for name, value in model.options.items() if name != "delay"}
         return "echo", f"echo:{json.dumps(told, sort_keys=True)}"
+    if model.framework == "openai":
+        # What serves the endpoint is not ours to look at: whoever knows it names the revision.
+        return model.id, model.revision or f"endpoint:{model.id}"
     if model.id.startswith(("/", "~")):
         return _folder_identity(Path(model.id).expanduser())
     if re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):

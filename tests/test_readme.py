@@ -13,6 +13,7 @@ import pytest
 import yaml
 from helpers import echo_settings, make_pdf, run
 
+from loaders.support import support_table
 from pagemill.errors import ERRORS, EXIT_CODES
 from pagemill.schema import AFTER_OUTPUTS, BEFORE_OUTPUTS, PER_OUTPUT, STATUS_MEANING, row_schema
 from pagemill.settings import CONFIGS, Settings, load_settings
@@ -62,6 +63,7 @@ TABLES = {
         ("code", "meaning"), [(f"{code}", meaning) for code, meaning in EXIT_CODES.items()]
     ),
     "configs": _configs,
+    "support": support_table,
 }
 
 
