@@ -82,12 +82,12 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
         "the checkpoint as it is, its own quantization included", tried=ON_BOTH
     ),
     (TRANSFORMERS, FOUR_BIT): Support(
-        tried=ON_BOTH,
-        how="bitsandbytes nf4, double quantization",
+        "bitsandbytes nf4, double quantization",
         "bnb-nf4",
         ("bnb-nf4",),
         BNB,
         {"llama4": EXPERTS},
+        tried=ON_BOTH,
     ),
     (TRANSFORMERS, EIGHT_BIT): Support(
         "bitsandbytes int8", "bnb-int8", ("bnb-int8",), BNB, {"llama4": EXPERTS}
@@ -97,12 +97,12 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
     ),
     (VLLM, NONE): Support("the checkpoint as it is, its own quantization included", tried=ON_BOTH),
     (VLLM, FOUR_BIT): Support(
-        tried=ON_BOTH,
-        how="bitsandbytes nf4 (from vLLM 0.28 through vllm-bnb-plugin)",
+        "bitsandbytes nf4 (from vLLM 0.28 through vllm-bnb-plugin)",
         "bnb-nf4",
         ("bnb-nf4",),
         BNB,
         {"llama4": EXPERTS},
+        tried=ON_BOTH,
     ),
     (VLLM, EIGHT_BIT): Support(
         "FP8 with a scale for each channel, or a checkpoint in bitsandbytes int8 or FP8",
