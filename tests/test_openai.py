@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from conftest import die_with_parent
+from helpers import make_pdf, run, table, write_config
 from PIL import Image
 
-from loaders import openai_engine
+from loaders import openai_engine, resident
 from loaders.engine import Completion, Request, RequestError
 from loaders.errors import LoadError
 from loaders.loops import find_loop_in_text
@@ -24,7 +25,7 @@ from loaders.openai_engine import OpenAIEngine, endpoint_of
 from loaders.resident import engine_for
 from loaders.server import _answers, free_port
 from pagemill.errors import EngineError, ErrorKind
-from pagemill.settings import Model
+from pagemill.settings import Model, load_settings
 
 SECONDS = 60
 PAGE = Image.effect_noise((60, 40), 50).convert("RGB")
@@ -368,3 +369,23 @@ def test_the_pipeline_reaches_an_endpoint_by_its_settings(chat: Chat) -> None:
     engine.close()
     with pytest.raises(EngineError, match=r"options\.base_url"):
         engine_for(Model(name="auto", id="org/reader", framework="openai"))
+
+
+def test_the_pipeline_reads_through_an_endpoint(chat: Chat, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    make_pdf(source / "a.pdf", 2)
+    model = {
+        "name": "auto",
+        "id": "reader",
+        "framework": "openai",
+        "options": {"base_url": chat.url},
+    }
+    balance = run(source, tmp_path / "out", load_settings(write_config(tmp_path, model=model)))
+    resident.release()
+    assert balance.balanced
+    rows = table(tmp_path / "out")
+    assert [(r["status"], r["framework"], r["model_id"]) for r in rows] == [
+        ("ok", "openai", "reader")
+    ] * 2
+    assert rows[0]["text"] != rows[1]["text"]
