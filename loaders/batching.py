@@ -110,6 +110,9 @@ class BatchingEngine(ABC):
     A subclass loads its model first and calls `__init__` last. Attributes: see `Engine`.
     """
 
+    weight_bytes = 0
+    load_seconds = 0.0
+
     def __init__(self, batch_size: int, version: str) -> None:
         self.capacity = batch_size
         self.version = version

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from loaders.batching import BatchingEngine, Job
-from loaders.engine import Completion, FinishReason, Request
+from loaders.engine import Completion, FinishReason, Request, confidence
 from pagemill.errors import ErrorKind
 
 WORDS = ("page", "mill", "grain", "stone", "water", "wheel", "flour", "sack", "ledger", "ink")
@@ -37,8 +37,6 @@ class EchoOptions:
 
 class EchoEngine(BatchingEngine):
     """An `Engine` that answers with words drawn from the images' hash."""
-
-    weight_bytes = 0
 
     def __init__(self, options: EchoOptions | None = None, batch_size: int = 8) -> None:
         self.options = options or EchoOptions()
@@ -70,7 +68,8 @@ class EchoEngine(BatchingEngine):
             said, reason = said[: max(1, len(said) // 2)], "loop"
         if job.aborted:
             said, reason = [], "aborted"
-        return Completion(" ".join(said), 100, len(said), reason, seconds)
+        sure = confidence([-0.125] * len(said) if job.request.logprobs else [])
+        return Completion(" ".join(said), 100, len(said), reason, seconds, **sure)
 
 
 def _digest(request: Request) -> bytes:

@@ -108,10 +108,16 @@ class Engine(Protocol):
         Of the framework, such as ``transformers 5.23.0``.
     busy_seconds : float
         Time spent working since it was loaded.
+    weight_bytes : int
+        Bytes that the loaded weights take; 0 where they are elsewhere.
+    load_seconds : float
+        Time that loading took; written by whoever loads it.
     """
 
     capacity: int
     version: str
+    weight_bytes: int
+    load_seconds: float
 
     @property
     def busy_seconds(self) -> float: ...

@@ -165,8 +165,6 @@ class OpenAIEngine(StreamingEngine):
         The endpoint cannot be reached, refuses the key or does not serve the model.
     """
 
-    weight_bytes = 0  # they are elsewhere
-
     def __init__(self, endpoint: Endpoint, batch_size: int = 8, version: str = "") -> None:
         self._endpoint = endpoint
         key = endpoint.key()
@@ -344,6 +342,11 @@ def _refusal(response: httpx.Response, content: bytes, endpoint: Endpoint) -> Ex
     """What a status other than 200 means."""
     status, said = response.status_code, _message(content)
     if status in ITS_OWN_FAULT:
+        if "logprobs" in said:
+            return EngineError(
+                f"{endpoint.base_url} does not say how sure it is ({status}: {said}): set "
+                "model.confidence: false"
+            )
         if any(words in said for words in CONTEXT_WORDS):
             said += ": lower render.max_pixels or max_new_tokens"
         return RequestError(ErrorKind.MODEL_FAILED, f"the endpoint refused it ({status}): {said}")

@@ -89,13 +89,14 @@ def engine_for(model: Model) -> Engine:
 def _open(model: Model) -> Engine:
     began, quantization = time.perf_counter(), quantization_name(model)
     engine = engine_for(model)
+    engine.load_seconds = time.perf_counter() - began
     log.info(
         "loaded %s (%s, %s, %.0f MB of weights) in %.1f s",
         model.id,
         engine.version,
         quantization,
-        getattr(engine, "weight_bytes", 0) / 1e6,
-        time.perf_counter() - began,
+        engine.weight_bytes / 1e6,
+        engine.load_seconds,
     )
     return engine
 

@@ -97,6 +97,8 @@ class StreamingEngine(ABC):
     """
 
     version = ""
+    weight_bytes = 0
+    load_seconds = 0.0
 
     def __init__(self, capacity: int, in_flight: int) -> None:
         self.capacity = capacity

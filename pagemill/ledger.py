@@ -369,6 +369,8 @@ class Ledger:
             keep = pc.and_(keep, pc.invert(mine))
         new = pa.Table.from_pylist([r for d in batch for r in d.rows], schema=self.schema)
         merged = pa.concat_tables([table.filter(keep), new], promote_options="default")
+        metadata = max(table.schema.metadata or {}, self.schema.metadata, key=_version)
+        merged = merged.replace_schema_metadata(metadata)
         return merged.sort_by([("source_uri", "ascending"), ("page_number", "ascending")])
 
 
@@ -428,6 +430,10 @@ def _fault(rows: list[Row]) -> str | None:
     if missing:
         return f"{len(missing)} of {count} pages have no row, the first is page {min(missing)}"
     return f"{double} pages have more than one row" if double else None
+
+
+def _version(metadata: Mapping[bytes, bytes]) -> int:
+    return int(metadata.get(b"pagemill_schema", 0))
 
 
 def _select(table: pa.Table, uri: str) -> list[Row]:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+"""Of the columns; 2 added what the engine weighs and how sure it was. Older parts stay readable."""
 
 
 class Status(StrEnum):
@@ -77,6 +78,8 @@ AFTER_OUTPUTS: tuple[Column, ...] = (
     Column("quantization", _TEXT, True, "the scheme's real name, such as bnb-nf4"),
     Column("framework", _TEXT, True, "what ran the model"),
     Column("framework_version", _TEXT, False, "null where the model was not needed"),
+    Column("engine_load_seconds", _REAL, False, "time that the model took to load, once a run"),
+    Column("engine_weight_gb", _REAL, False, "what its loaded weights take, 10⁹ bytes"),
     Column("pagemill_version", _TEXT, True, "version of this software"),
     Column("run_id", _TEXT, True, "the run that wrote this row"),
     Column("processed_at", _TIME, True, "when the row was made"),
@@ -88,6 +91,8 @@ PER_OUTPUT: tuple[tuple[str, pa.DataType, str], ...] = (
         pa.list_(pa.field("element", _TEXT)),
         "per output: what was tried before, and how it ended",
     ),
+    ("mean_logprob", _REAL, "per output: how sure the model was: 0 is certain, -1 is 37 % a token"),
+    ("min_logprob", _REAL, "per output: of the token that it was least sure of"),
 )
 RESERVED = frozenset(
     [c.name for c in BEFORE_OUTPUTS + AFTER_OUTPUTS] + [name for name, _, _ in PER_OUTPUT]

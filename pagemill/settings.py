@@ -48,6 +48,9 @@ class Model(_Part):
     max_memory_gb: int | None = Field(None, ge=1)
     trust_remote_code: bool = Field(False, description="run code that the checkpoint brings along")
     batch_size: int = Field(8, ge=1, description="requests that the engine reads at once")
+    confidence: bool = Field(
+        True, description="ask how sure it was; false for an endpoint that takes no logprobs"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="passed to the framework as they are"
     )

@@ -213,12 +213,12 @@ class _ShardRun:
         engine = self.worker.engine()
         key = f"{self.shard.number} {document.item.source.uri} {page.number}"
         self.asked.add(key)
-        asked = read_page(engine, page, self.settings.outputs, key)
+        asked = read_page(engine, page, self.settings.outputs, key, self.settings.model.confidence)
 
         def finish() -> None:
             answers = {name: self._wait(answer) for name, answer in asked.items()}
             self.asked.remove(key)
-            self._add_row(document, maker.read(page, answers, count, engine.version))
+            self._add_row(document, maker.read(page, answers, count, engine))
 
         return finish
 

@@ -35,6 +35,8 @@ class Answer:
         Summed over all attempts: failed ones cost as well.
     error : ErrorKind or None
     message : str or None
+    mean_logprob, min_logprob : float or None
+        How sure the model was of what was kept, where it was asked.
     """
 
     text: str | None
@@ -45,6 +47,8 @@ class Answer:
     seconds: float = 0.0
     error: ErrorKind | None = None
     message: str | None = None
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -53,20 +57,18 @@ class Answer:
 
 
 def read_page(
-    engine: Engine, page: PageImage, outputs: dict[str, Output], key: str
+    engine: Engine, page: PageImage, outputs: dict[str, Output], key: str, confidence: bool
 ) -> dict[str, Future[Answer]]:
-    """Ask for every output of a page at once.
+    """Ask for every output of a page at once, and where `confidence` how sure the model is.
 
     The futures raise `EngineError` when the engine itself fails; all that concerns this page
     alone is in the `Answer`.
     """
-    return {
-        name: _Attempts(
-            engine,
-            Request((page.image,), output.prompt, output.max_new_tokens, output.temperature, key),
-        ).future
-        for name, output in outputs.items()
+    requests = {
+        name: Request((page.image,), o.prompt, o.max_new_tokens, o.temperature, key, confidence)
+        for name, o in outputs.items()
     }
+    return {name: _Attempts(engine, request).future for name, request in requests.items()}
 
 
 class _Attempts:
@@ -112,9 +114,10 @@ class _Attempts:
             self._keep(self._first)
 
     def _keep(self, completion: Completion) -> None:
-        self._spent.text = completion.text
-        self._spent.finish_reason = completion.finish_reason
-        self.future.set_result(self._spent)
+        kept = self._spent
+        kept.text, kept.finish_reason = completion.text, completion.finish_reason
+        kept.mean_logprob, kept.min_logprob = completion.mean_logprob, completion.min_logprob
+        self.future.set_result(kept)
 
     def _give_up(self, error: RequestError) -> None:
         if self._first is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pagemill
+from loaders.engine import Engine
 from pagemill.document import Failure, PageFailure, PageImage, SourceObject
 from pagemill.errors import ErrorKind
 from pagemill.ledger import Row
@@ -43,9 +44,9 @@ class RowMaker:
         page: PageImage,
         answers: dict[str, Answer],
         page_count: int,
-        engine_version: str | None,
+        engine: Engine | None,
     ) -> Row:
-        """A page that was read; `answers` is empty for a blank one."""
+        """A page that was read; a blank one has no `answers` and needs no `engine`."""
         row = self._row(page.number, page_count)
         row.update(
             {name: answer.text for name, answer in answers.items()},
@@ -53,19 +54,20 @@ class RowMaker:
             height=page.image.height,
             rotation=0,
             render_seconds=page.seconds,
-            framework_version=engine_version if answers else None,
             prompt_tokens=sum(a.prompt_tokens for a in answers.values()),
             completion_tokens=sum(a.completion_tokens for a in answers.values()),
             gpu_seconds=sum(a.seconds for a in answers.values()),
             finish_reason={name: a.finish_reason for name, a in answers.items()} or None,
             attempts={name: a.attempts for name, a in answers.items()} or None,
             text_source="model" if answers else None,
+            **(_engine(engine) if engine else {}),
             **_outcome(answers),
         )
         text = answers.get("text")
         if text is not None and not text.whole and page.layer:
+            answers = {**answers, "text": replace(text, mean_logprob=None, min_logprob=None)}
             row.update(text=page.layer, text_source="text_layer", status=Status.FALLBACK)
-        return row
+        return {**row, **_confidence(answers)}
 
     def failed_page(self, page: PageFailure, page_count: int) -> Row:
         """A page that could not be drawn."""
@@ -153,6 +155,21 @@ def _failed(failure: Failure) -> dict[str, Any]:
         "error_message": failure.message[:1000],
         "decided_by": failure.decided_by,
     }
+
+
+def _engine(engine: Engine) -> dict[str, Any]:
+    return {
+        "framework_version": engine.version,
+        "engine_load_seconds": round(engine.load_seconds, 3),
+        "engine_weight_gb": engine.weight_bytes / 1e9 if engine.weight_bytes else None,
+    }
+
+
+def _confidence(answers: dict[str, Answer]) -> dict[str, Any]:
+    """How sure the model was of each output; null where it was of none, or was not asked."""
+    mean = {name: a.mean_logprob for name, a in answers.items() if a.mean_logprob is not None}
+    least = {name: a.min_logprob for name, a in answers.items() if a.min_logprob is not None}
+    return {"mean_logprob": mean or None, "min_logprob": least or None}
 
 
 def _outcome(answers: dict[str, Answer]) -> dict[str, Any]:

@@ -159,6 +159,35 @@ def test_columns_of_a_later_version_are_kept(opened: Callable[[], Ledger]) -> No
     assert rows["a"]["text"] == "new"
 
 
+def test_parts_of_an_older_version_are_read_checked_and_rewritten(
+    opened: Callable[[], Ledger],
+) -> None:
+    older = opened()
+    schema = row_schema(["text"])
+    for name in ("engine_load_seconds", "engine_weight_gb", "mean_logprob", "min_logprob"):
+        schema = schema.remove(schema.get_field_index(name))
+    older.schema = schema.with_metadata({"pagemill_schema": "1"})
+    older.commit([document("a"), document("b", 2)])
+    older.stage("abc", 1, 1, [row("c", 1, 2)])
+    ledger = opened()
+    ledger.refresh()
+    assert ledger.problems() == []
+    before = ledger.get("a")
+    assert before is not None
+    assert set(ledger.staged("abc")) == {1}
+    new = row("a", text="new") | {"mean_logprob": {"text": -0.5}, "engine_weight_gb": 1.5}
+    assert ledger.commit_into(before.part, [DocumentRows("a", [new], before.version)]) == 1
+    table = pq.read_table(pa.BufferReader(ledger.storage.read(before.part)))
+    assert set(table.column_names) == set(row_schema(["text"]).names)
+    assert table.schema.metadata[b"pagemill_schema"] == b"2"
+    rows = {(r["source_uri"], r["page_number"]): r for r in table.to_pylist()}
+    assert rows["a", 1]["mean_logprob"] == {"text": -0.5}
+    assert rows["b", 2]["mean_logprob"] is None
+    again = opened()
+    again.refresh()
+    assert again.problems() == []
+
+
 def test_staged_pages_are_found_again_and_forgotten(opened: Callable[[], Ledger]) -> None:
     ledger = opened()
     ledger.stage("abc", 1, 2, [row("a", 1, 3), row("a", 2, 3)])
@@ -223,7 +252,7 @@ def test_failures_are_due_again_when_they_should_be(pages: OpenPages, due: bool)
 def test_every_column_says_what_it_is() -> None:
     schema = row_schema(["text", "caption"])
     assert all(schema.field(name).metadata[b"description"] for name in schema.names)
-    assert schema.metadata[b"pagemill_schema"] == b"1"
+    assert schema.metadata[b"pagemill_schema"] == b"2"
 
 
 @settings(

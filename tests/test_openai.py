@@ -275,6 +275,16 @@ def test_a_request_that_is_wrong_fails_alone(connect: Callable[..., OpenAIEngine
     assert ask(engine, order()).text == "ok"
 
 
+def test_an_endpoint_without_log_probabilities_names_the_setting(
+    connect: Callable[..., OpenAIEngine],
+) -> None:
+    error = failure(connect(), order(fail=[400], words="logprobs is not supported"))
+    assert isinstance(error, EngineError)
+    assert str(error).endswith(
+        "does not say how sure it is (400: logprobs is not supported): set model.confidence: false"
+    )
+
+
 def test_five_wrong_requests_in_a_row_break_the_engine(
     connect: Callable[..., OpenAIEngine],
 ) -> None:
@@ -388,4 +398,6 @@ def test_the_pipeline_reads_through_an_endpoint(chat: Chat, tmp_path: Path) -> N
     assert [(r["status"], r["framework"], r["model_id"]) for r in rows] == [
         ("ok", "openai", "reader")
     ] * 2
+    assert {r["mean_logprob"]["text"] for r in rows} == {(-0.25 - 0.5) / 2}
+    assert {r["engine_weight_gb"] for r in rows} == {None}  # it lies elsewhere
     assert rows[0]["text"] != rows[1]["text"]

@@ -73,6 +73,9 @@ def test_rows_say_what_made_them_and_what_they_cost(
     assert row["run_id"] == balance.run_id
     assert (row["framework"], row["framework_version"]) == ("echo", "echo 1")
     assert row["text"].startswith("echo-")
+    assert row["engine_load_seconds"] >= 0
+    assert row["engine_weight_gb"] is None  # it has no weights
+    assert row["mean_logprob"] == row["min_logprob"] == {"text": -0.125, "caption": -0.125}
     assert row["finish_reason"] == {"text": "stop", "caption": "stop"}
     assert row["prompt_tokens"] == 200
     assert row["width"] * row["height"] <= 20_000
@@ -86,6 +89,17 @@ def test_the_table_has_the_documented_schema(tmp_path: Path, source: Path, out: 
     part = next(out.glob("recipe=*/pages/*.parquet"))
     assert pq.read_schema(part).equals(row_schema(["text", "caption"]), check_metadata=True)
     assert pq.ParquetFile(part).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_confidence_can_be_left_out_and_is_no_part_of_the_recipe(
+    tmp_path: Path, source: Path, out: Path
+) -> None:
+    run(source, out, echo_settings(tmp_path, model__confidence=False))
+    assert {row["mean_logprob"] for row in table(out)} == {None}
+    make_pdf(source / "d.pdf", 1)
+    run(source, out, echo_settings(tmp_path))
+    assert len(list(out.glob("recipe=*"))) == 1
+    assert [row["mean_logprob"] is not None for row in table(out)] == [False] * 5 + [True]
 
 
 def test_a_third_output_becomes_a_column(tmp_path: Path, source: Path, out: Path) -> None:
@@ -250,6 +264,8 @@ def test_a_loop_is_tried_hotter_and_then_falls_back_to_the_text_layer(
     assert all(r["attempts"]["text"] == ["t=0: loop"] for r in cured)
     assert fallen
     assert all(r["text_source"] == "text_layer" and "page" in r["text"] for r in fallen)
+    assert {r["mean_logprob"]["text"] for r in fallen} == {None}  # the model did not say this
+    assert {r["mean_logprob"]["caption"] for r in fallen} == {-0.125}
     assert all(r["attempts"]["text"] == ["t=0: loop", "t=0.4: loop"] for r in fallen)
 
 
