@@ -29,18 +29,14 @@ from fnmatch import translate
 from glob import has_magic
 from typing import Any, NamedTuple
 
+from pagemill.disk import explain_os
 from pagemill.document import SourceObject
 from pagemill.errors import StorageError, UsageError
-from pagemill.s3 import S3, S3Error, S3Object, scrub, split_s3
+from pagemill.folder import HIDDEN
+from pagemill.s3 import S3, S3Object, split_s3
+from pagemill.s3_errors import S3Error, scrub
 from pagemill.settings import Select, Settings, StorageOptions
-from pagemill.storage import (
-    HIDDEN,
-    explain_os,
-    filesystem,
-    local_path,
-    protocol,
-    refuse_secrets,
-)
+from pagemill.urls import filesystem, local_path, protocol, refuse_secrets
 
 NOT_SELECTED = "not selected"
 BELOW_OUT = "below OUT"

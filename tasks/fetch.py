@@ -19,11 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from pagemill.disk import explain_os
 from pagemill.document import Failure, SourceObject
 from pagemill.errors import ErrorKind, StorageError
-from pagemill.s3 import CHUNK, S3, TRIES, S3Error, split_s3
+from pagemill.s3 import CHUNK, S3, TRIES, split_s3
+from pagemill.s3_errors import S3Error
 from pagemill.settings import Settings, StorageOptions
-from pagemill.storage import explain_os, filesystem, protocol
+from pagemill.urls import filesystem, protocol
 from tasks.discover import is_missing, local_object, other_error, other_object, s3_object
 
 _THIS_FILE_ALONE = {

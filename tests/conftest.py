@@ -56,7 +56,7 @@ class S3Server:
 
     def bucket(self, name: str | None = None) -> str:
         """Make a bucket with a fresh name, or with this one; return its name."""
-        from pagemill.storage import filesystem
+        from pagemill.urls import filesystem
 
         name = name or f"test-{uuid.uuid4().hex[:12]}"
         fs, _ = filesystem(f"s3://{name}", self.options)
@@ -65,7 +65,7 @@ class S3Server:
 
     def put(self, bucket: str, key: str, data: bytes) -> str:
         """Write an object past pagemill; return its etag."""
-        from pagemill.storage import filesystem
+        from pagemill.urls import filesystem
 
         fs, _ = filesystem(f"s3://{bucket}", self.options)
         return str(fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data)["ETag"]).strip('"')

@@ -15,7 +15,7 @@ from conftest import Proxy, S3Server, WebServer, settings_for
 from pagemill import s3 as s3_module
 from pagemill.document import Failure, SourceObject
 from pagemill.errors import ErrorKind, StorageError
-from pagemill.s3 import S3Error
+from pagemill.s3_errors import S3Error
 from pagemill.settings import Settings, StorageOptions
 from tasks import fetch as fetch_module
 from tasks.discover import discover

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from conftest import ADMIN, Proxy, S3Server
 
+from pagemill import disk as disk_module
 from pagemill import s3 as s3_module
-from pagemill import storage as storage_module
 from pagemill.errors import StorageError, UsageError
+from pagemill.s3_errors import S3Error
 from pagemill.settings import StorageOptions
-from pagemill.storage import AlreadyExists, Changed, Missing, Storage, filesystem
+from pagemill.storage import AlreadyExists, Changed, Missing, Storage
+from pagemill.urls import filesystem
 
 LOCAL = StorageOptions()
 
@@ -319,7 +321,7 @@ def _die_before_link(out: Storage) -> None:
     def die(*_: object) -> None:
         os._exit(9)
 
-    storage_module.os.link = die  # type: ignore[attr-defined]
+    disk_module.os.link = die  # type: ignore[attr-defined]
     out.create("pages/part-0.parquet", b"half")
 
 
@@ -338,7 +340,7 @@ def test_writers_leave_no_temporary_files(out: Storage, tmp_path: Path) -> None:
 def test_local_etags_differ_even_within_one_tick_of_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module.time, "time_ns", lambda: 1_700_000_000_000_000_000)
+    monkeypatch.setattr(disk_module.time, "time_ns", lambda: 1_700_000_000_000_000_000)
     out = Storage(str(tmp_path), LOCAL)
     etags = [out.create("a", b"0")]
     for number in range(1, 10):
@@ -355,7 +357,7 @@ def test_a_link_whose_answer_was_lost_is_our_own(
         link(source, target)
         link(source, target)  # what an NFS client does that got no answer
 
-    monkeypatch.setattr(storage_module.os, "link", lossy)
+    monkeypatch.setattr(disk_module.os, "link", lossy)
     out = Storage(str(tmp_path), LOCAL)
     etag = out.create("a", b"1")
     assert out.read_versioned("a") == (b"1", etag)
@@ -373,7 +375,7 @@ def test_a_failing_disk_is_a_storage_error_in_one_line(
 
     out = Storage(str(tmp_path), LOCAL)
     out.create("b", b"1")
-    monkeypatch.setattr(storage_module.os, "fsync", fail)
+    monkeypatch.setattr(disk_module.os, "fsync", fail)
     for write in (lambda: out.create("a", b"1"), lambda: out.put("b", b"2")):
         with pytest.raises(StorageError, match=cause) as caught:
             write()
@@ -534,7 +536,7 @@ def _write(url: str, options: StorageOptions) -> None:
 
 
 def test_errors_survive_the_way_between_processes() -> None:
-    error = s3_module.S3Error("cannot read", "Busy")
+    error = S3Error("cannot read", "Busy")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.code) == ("cannot read", "Busy")
 

@@ -1,0 +1,127 @@
+"""What goes wrong with S3, in words: one line that says what, where, why and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from pagemill.errors import PagemillError, StorageError, UsageError
+
+_REFUSED = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidSecurity",
+    "TokenRefreshRequired",
+    "AuthFailure",
+}
+_DENIED = {"403", "AccessDenied", "Forbidden", "AllAccessDisabled", "AccountProblem"}
+_MISSING = {"404", "NotFound", "NoSuchKey"}
+_REGION = {
+    "301",
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+}
+_BUSY = {"500", "502", "503", "504", "SlowDown", "ServiceUnavailable", "InternalError"}
+
+
+class S3Error(StorageError):
+    """An S3 call that failed.
+
+    Attributes
+    ----------
+    code : str
+        S3's own error code, but with one name where it has several: ``NoSuchKey``,
+        ``NoSuchBucket``, ``AccessDenied``, ``Refused`` (the keys), ``PreconditionFailed``,
+        ``Unreachable``, ``TimedOut``, ``Broken`` (a body cut midway), ``Busy``.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def scrub(text: str) -> str:
+    """`text` on one line, without passwords in URLs and without this process's keys."""
+    text = re.sub(r"//[^/@\s]+@", "//***@", " ".join(text.split()))
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return text
+
+
+def explain(error: Exception, doing: str, endpoint: str, seconds: float) -> PagemillError:
+    """The error in words; one that is not about storage comes back as it is, to be raised."""
+    from botocore import exceptions as boto  # type: ignore[import-untyped]
+
+    if isinstance(error, PagemillError):
+        return error
+    if isinstance(error, boto.ProfileNotFound):
+        return UsageError(f"storage.profile: {error}: see ~/.aws/credentials for the names")
+    if isinstance(error, boto.ParamValidationError):
+        return UsageError(f"{doing}: {scrub(str(error))}: check the name of the bucket")
+    code, detail = _code(error, seconds)
+    cause, remedy = {
+        "AccessDenied": ("access denied", "give these keys the right to it, or use others"),
+        "Refused": ("the keys are refused", "check AWS_ACCESS_KEY_ID and so on, or the profile"),
+        "NoCredentials": (
+            "no keys",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, storage.profile, or "
+            "storage.anonymous=true for a public bucket",
+        ),
+        "NoSuchBucket": ("no such bucket", "check its name, or create it"),
+        "NoSuchKey": ("no such object", "check the name"),
+        "InvalidObjectState": ("archived", "restore the object first"),
+        "RequestTimeTooSkewed": ("this machine's clock is wrong", "set it"),
+        "Region": ("the bucket is in another region", "set storage.region"),
+        "Unreachable": (f"cannot reach {endpoint}", "check storage.endpoint_url and the network"),
+        "TimedOut": (f"no answer in {seconds:.0f} s", "run again: what is committed stays"),
+        "Busy": ("the server fails", "run again later: what is committed stays"),
+        "Broken": ("the connection broke midway", "run again: what is committed stays"),
+        "PreconditionFailed": ("somebody else wrote it first", "look again"),
+    }.get(code, ("refused", "see the server's log"))
+    # The client's text names the request's URL, which may be long; the code says as much.
+    return S3Error(scrub(f"{doing}: {cause}{f' ({detail})' if detail else ''}: {remedy}"), code)
+
+
+def _code(error: Exception, seconds: float) -> tuple[str, str]:
+    """One of `S3Error.code`'s names, and the server's or client's own words."""
+    from aiohttp import ClientError as HttpError
+    from botocore import exceptions as boto
+
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if response:
+        return _server_code(response)
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return "NoCredentials", ""
+    if isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError):
+        return "NoCredentials", type(error).__name__
+    if isinstance(error, boto.ResponseStreamingError | boto.IncompleteReadError | HttpError):
+        return "Broken", type(error).__name__
+    if isinstance(error, boto.ConnectionError | boto.HTTPClientError | ConnectionError):
+        return "Unreachable", type(error).__name__
+    if isinstance(error, TimeoutError):  # asyncio's and fsspec's are kinds of it
+        return "TimedOut", ""
+    if isinstance(error, OSError | boto.BotoCoreError):
+        return "Unknown", f"{type(error).__name__}: {error}"
+    raise error
+
+
+def _server_code(response: Any) -> tuple[str, str]:
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    known = (
+        ("Refused", _REFUSED),
+        ("AccessDenied", _DENIED),
+        ("NoSuchKey", _MISSING),
+        ("Region", _REGION),
+        ("Busy", _BUSY),
+        ("PreconditionFailed", {"412", "PreconditionFailed"}),
+    )
+    name = next((name for name, codes in known if code in codes), code)
+    if name == code and isinstance(status, int) and status >= 500:
+        name = "Busy"
+    return name, code if name != "NoSuchBucket" else ""
