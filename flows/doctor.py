@@ -113,7 +113,9 @@ def _model(settings: Settings) -> Finding:
 
 
 def _storage(settings: Settings) -> Finding:
-    endpoint = settings.storage.endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    from pagemill.s3 import endpoint as s3_endpoint
+
+    endpoint = s3_endpoint(settings.storage) or "AWS"
     profile = settings.storage.profile or os.environ.get("AWS_PROFILE")
     if settings.storage.anonymous:
         keys = "anonymous"

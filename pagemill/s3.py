@@ -10,6 +10,9 @@ come page by page and are never cached, and no call silently becomes several.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import random
 import re
 import time
 import uuid
@@ -17,17 +20,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from pagemill.s3_errors import S3Error, explain
+from pagemill.s3_errors import S3Error, explain, may_pass
 from pagemill.settings import StorageOptions
 
 DEADLINE = 120.0
-"""Seconds for one call, its retries included; s3fs alone may hang for much longer."""
+"""Seconds for one call, its further tries included."""
+SILENCE = 30.0
+"""Seconds without a byte after which a try is given up, so that several fit into `DEADLINE`."""
 SLOWEST = 1_000_000
 """Bytes a second below which a transfer counts as hung; added to `DEADLINE`."""
 CHUNK = 4 * 2**20
 """Bytes handed over at once when an object is streamed."""
-TRIES = 3
-"""Times that a broken body is read again; the client itself does not."""
+TRIES = 7
+"""Times that a request is made, or a body goes on, before a passing failure is final."""
 
 _ONE_PUT = 5 * 2**30
 _WRITER = "pagemill-write"
@@ -45,14 +50,18 @@ class S3Object(NamedTuple):
 class S3Body:
     """An object that is being read: iterate over it once, in chunks of about `CHUNK` bytes.
 
+    Where the connection breaks it goes on from there, if the object is still the same one.
+
     Attributes
     ----------
     found : S3Object
         Of exactly the bytes that are read.
     """
 
-    def __init__(self, run: Callable[..., Any], response: Any, found: S3Object) -> None:
-        self._run, self._body, self.found = run, response["Body"], found
+    def __init__(self, s3: S3, bucket: str, key: str) -> None:
+        self._s3, self._bucket, self._key = s3, bucket, key
+        self._at = 0
+        self._body, self.found = s3.start(bucket, key)
 
     def __enter__(self) -> S3Body:
         return self
@@ -61,23 +70,56 @@ class S3Body:
         self._body.close()  # without reading the rest
 
     def __iter__(self) -> Iterator[bytes]:
-        left = self.found.size
-        end = time.monotonic() + DEADLINE + left / SLOWEST
-        while left:
-            seconds = max(end - time.monotonic(), 1)
-            chunk = self._run(self._read, min(left, CHUNK), seconds)
-            if not chunk:
-                raise S3Error(f"{left} bytes of the object never came", "Broken")
-            left -= len(chunk)
-            yield chunk
+        end = time.monotonic() + DEADLINE + self.found.size / SLOWEST
+        failures = 0
+        while self._at < self.found.size:
+            try:
+                chunk = self._next(max(end - time.monotonic(), 1))
+            except S3Error as error:
+                failures += 1
+                if not error.passes or failures == TRIES:
+                    raise
+                time.sleep(pause(failures))
+                self._resume()
+            else:
+                failures = 0
+                self._at += len(chunk)
+                yield chunk
+
+    def _next(self, seconds: float) -> bytes:
+        size = min(self.found.size - self._at, CHUNK)
+        read = self._s3.run("read", self._bucket, self._key, lambda: self._read(size), seconds)
+        if not read:
+            raise S3Error(f"cannot read {_url(self._bucket, self._key)}: it ends early", "Broken")
+        return bytes(read)
 
     async def _read(self, size: int) -> bytes:
         # One read gives what one packet brought; a hop between threads for each would be slow.
-        parts = []
-        while size and (part := await self._body.read(size)):
-            parts.append(part)
-            size -= len(part)
+        parts: list[bytes] = []
+        try:
+            while size and (part := await self._body.read(size)):
+                parts.append(part)
+                size -= len(part)
+        except Exception:
+            if not parts:  # else they count, and the next read fails again
+                raise
         return b"".join(parts)
+
+    def _resume(self) -> None:
+        self._body.close()
+        rest = {"Range": f"bytes={self._at}-", "IfMatch": f'"{self.found.etag}"'}
+        try:
+            self._body, now = self._s3.start(self._bucket, self._key, **rest)
+        except S3Error as error:
+            if error.code in ("PreconditionFailed", "NoSuchKey"):
+                raise self._changed() from None
+            raise
+        if now.etag != self.found.etag or now.size != self.found.size - self._at:
+            raise self._changed()  # a server that looks at neither condition
+
+    def _changed(self) -> S3Error:
+        where = _url(self._bucket, self._key)
+        return S3Error(f"cannot read {where}: it changes while it is read: run again", "Changed")
 
 
 def s3_filesystem(options: StorageOptions) -> Any:
@@ -89,18 +131,19 @@ def s3_filesystem(options: StorageOptions) -> Any:
 
     config: dict[str, Any] = {
         "connect_timeout": 10,
-        "read_timeout": 30,  # so that several tries fit into the deadline
-        "retries": {"mode": "standard", "total_max_attempts": 4},
+        "read_timeout": SILENCE,
+        "retries": {"mode": "standard", "total_max_attempts": 1},  # `S3` tries again, see there
         "max_pool_connections": 50,
         # Checksums in trailers are refused by many S3-compatible servers.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
-    if options.endpoint_url:
-        config["s3"] = {"addressing_style": "path"}
+    if endpoint(options):
+        config["s3"] = {"addressing_style": "path"}  # bucket.host has no name in most networks
     fs = fsspec.filesystem(
         "s3",
         anon=options.anonymous,
+        requester_pays=options.requester_pays,
         endpoint_url=options.endpoint_url,
         client_kwargs={"region_name": options.region} if options.region else {},
         config_kwargs=config,
@@ -108,12 +151,27 @@ def s3_filesystem(options: StorageOptions) -> Any:
         max_concurrency=1,
         **({"profile": options.profile} if options.profile else {}),
     )
-    fs.retries = 1  # the client's own tries are enough; five times as many take minutes
+    fs.retries = 1
     return fs
+
+
+def endpoint(options: StorageOptions) -> str | None:
+    """The address of an S3 service that is not AWS's, from the options or the environment."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    return options.endpoint_url or next((os.environ[n] for n in names if os.environ.get(n)), None)
+
+
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: up to 0.2, 0.4, … 8, and at random."""
+    return float(random.uniform(0.25, 1) * min(0.1 * 2**failures, 8))
 
 
 class S3:
     """Calls to one S3 service. Thread-safe; make one wherever it is needed, it is cheap.
+
+    A failure that may pass (`S3Error.passes`) is tried again here and nowhere else, up to
+    `TRIES` times within `DEADLINE`, after a random pause that doubles. The clients below are
+    told not to: they know no body that is cut off, nor an outer deadline.
 
     Every method raises `S3Error`, a `StorageError`, whose message says what was being done,
     where, why it failed and what to do.
@@ -121,7 +179,7 @@ class S3:
 
     def __init__(self, options: StorageOptions) -> None:
         self._fs = s3_filesystem(options)
-        self._endpoint = options.endpoint_url or "the S3 endpoint"
+        self._endpoint = endpoint(options) or "the S3 endpoint"
 
     def list(self, bucket: str, prefix: str, limit: int = 1000) -> Iterator[S3Object]:
         """All objects whose keys begin with `prefix`, in key order, `limit` for each request."""
@@ -157,25 +215,25 @@ class S3:
         return _object(key, response)
 
     def open(self, bucket: str, key: str) -> S3Body:
-        """Start to read an object; close it, or use it as a context manager."""
-        response = self._call("read", bucket, key, "get_object", Key=key)
+        """Start to read an object; close it, or use it as a context manager.
 
-        def run(read: Callable[[int], Awaitable[bytes]], size: int, seconds: float) -> bytes:
-            try:
-                return bytes(self._run("read", bucket, key, lambda: read(size), seconds))
-            except S3Error as error:
-                raise S3Error(str(error), "Broken") from None
+        Reading raises code ``Changed`` where the connection broke and the rest is another's.
+        """
+        return S3Body(self, bucket, key)
 
-        return S3Body(run, response, _object(key, response))
+    def start(self, bucket: str, key: str, **rest: Any) -> tuple[Any, S3Object]:
+        """A body as the client gives it, and whose it is; `S3Body` reads it."""
+        response = self._call("read", bucket, key, "get_object", Key=key, **rest)
+        return response["Body"], _object(key, response)
 
     def get(self, bucket: str, key: str) -> tuple[bytes, str]:
         """An object's bytes and the etag of exactly these."""
-        for attempt in range(TRIES):
+        for attempt in range(1, TRIES + 1):
             try:
                 with self.open(bucket, key) as body:
                     return b"".join(body), body.found.etag
             except S3Error as error:
-                if error.code != "Broken" or attempt == TRIES - 1:
+                if error.code != "Changed" or attempt == TRIES:
                     raise
         raise AssertionError("unreachable")
 
@@ -185,11 +243,11 @@ class S3:
         Always one PUT, never a multipart upload: that is atomic, gives the etag and leaves
         nothing behind when killed.
 
-        A write whose answer was lost is tried again by the client, and is then refused because
-        of *itself*. So every write carries a mark of its own in its metadata, and whenever one
-        fails, the object there is asked whose it is. What cannot be decided (the server stays
-        silent) is raised: should that write land later, it lands under its own condition, and
-        so never over another's.
+        A write whose answer was lost is tried again, and is then refused because of *itself*.
+        So every write carries a mark of its own in its metadata, and whenever one fails, the
+        object there is asked whose it is. What cannot be decided (the server stays silent) is
+        raised: should that write land later, it lands under its own condition, and so never
+        over another's.
 
         Raises
         ------
@@ -201,13 +259,13 @@ class S3:
         mark = uuid.uuid4().hex
         request = {"Key": key, "Body": data, "Metadata": {_WRITER: mark}, **condition}
         seconds = DEADLINE + len(data) / SLOWEST
-        for attempt in range(1, 6):
+        for attempt in range(1, TRIES + 1):
             try:
                 response = self._call("write", bucket, key, "put_object", seconds, **request)
                 return _bare(response["ETag"])
             except S3Error as error:
                 if error.code == "ConditionalRequestConflict":  # two at once: S3 asks to try again
-                    time.sleep(0.1 * attempt)
+                    time.sleep(pause(attempt))
                     continue
                 if (etag := self._landed(bucket, key, mark)) is None:
                     raise
@@ -237,11 +295,18 @@ class S3:
         **arguments: Any,
     ) -> Any:
         async def call() -> Any:
+            for failures in range(1, TRIES):
+                try:
+                    return await self._fs._call_s3(method, Bucket=bucket, **arguments)
+                except Exception as error:
+                    if not may_pass(error):
+                        raise
+                await asyncio.sleep(pause(failures))
             return await self._fs._call_s3(method, Bucket=bucket, **arguments)
 
-        return self._run(what, bucket, key, call, seconds or DEADLINE)
+        return self.run(what, bucket, key, call, seconds or DEADLINE)
 
-    def _run(
+    def run(
         self,
         what: str,
         bucket: str,
@@ -249,6 +314,7 @@ class S3:
         call: Callable[[], Awaitable[Any]],
         seconds: float,
     ) -> Any:
+        """The result of a coroutine of the client's, in time; its failure as an `S3Error`."""
         from fsspec.asyn import sync
 
         try:

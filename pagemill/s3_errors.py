@@ -25,7 +25,17 @@ _REGION = {
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
 }
-_BUSY = {"500", "502", "503", "504", "SlowDown", "ServiceUnavailable", "InternalError"}
+_BUSY = {
+    *("429", "500", "502", "503", "504", "SlowDown", "ServiceUnavailable", "InternalError"),
+    *(
+        "RequestTimeout",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+        "RequestLimitExceeded",
+    ),
+}
+_PASSING = {"Busy", "Broken", "Unreachable"}
 
 
 class S3Error(StorageError):
@@ -36,12 +46,18 @@ class S3Error(StorageError):
     code : str
         S3's own error code, but with one name where it has several: ``NoSuchKey``,
         ``NoSuchBucket``, ``AccessDenied``, ``Refused`` (the keys), ``PreconditionFailed``,
-        ``Unreachable``, ``TimedOut``, ``Broken`` (a body cut midway), ``Busy``.
+        ``Unreachable``, ``TimedOut``, ``Broken`` (an answer cut midway), ``Busy``, ``Changed``
+        (the object, while it was read).
     """
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
+
+    @property
+    def passes(self) -> bool:
+        """Whether another try may succeed."""
+        return self.code in _PASSING
 
 
 def scrub(text: str) -> str:
@@ -63,7 +79,7 @@ def explain(error: Exception, doing: str, endpoint: str, seconds: float) -> Page
         return UsageError(f"storage.profile: {error}: see ~/.aws/credentials for the names")
     if isinstance(error, boto.ParamValidationError):
         return UsageError(f"{doing}: {scrub(str(error))}: check the name of the bucket")
-    code, detail = _code(error, seconds)
+    code, detail = _code(error)
     cause, remedy = {
         "AccessDenied": ("access denied", "give these keys the right to it, or use others"),
         "Refused": ("the keys are refused", "check AWS_ACCESS_KEY_ID and so on, or the profile"),
@@ -87,10 +103,16 @@ def explain(error: Exception, doing: str, endpoint: str, seconds: float) -> Page
     return S3Error(scrub(f"{doing}: {cause}{f' ({detail})' if detail else ''}: {remedy}"), code)
 
 
-def _code(error: Exception, seconds: float) -> tuple[str, str]:
+def may_pass(error: Exception) -> bool:
+    """Whether a client's or server's error is one after which another try may succeed."""
+    return _code(error)[0] in _PASSING
+
+
+def _code(error: Exception) -> tuple[str, str]:
     """One of `S3Error.code`'s names, and the server's or client's own words."""
     from aiohttp import ClientError as HttpError
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     if response:
@@ -99,7 +121,8 @@ def _code(error: Exception, seconds: float) -> tuple[str, str]:
         return "NoCredentials", ""
     if isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError):
         return "NoCredentials", type(error).__name__
-    if isinstance(error, boto.ResponseStreamingError | boto.IncompleteReadError | HttpError):
+    cut = boto.ResponseStreamingError | boto.IncompleteReadError | ResponseParserError | HttpError
+    if isinstance(error, cut):
         return "Broken", type(error).__name__
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError | ConnectionError):
         return "Unreachable", type(error).__name__

@@ -110,10 +110,11 @@ class Work(_Part):
 class StorageOptions(_Part):
     """How to reach object storage. Keys come from the environment or a profile, never from here."""
 
-    endpoint_url: str | None = None
+    endpoint_url: str | None = Field(None, description="of an S3 service that is not AWS's")
     region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
+    profile: str | None = Field(None, description="whose keys to take from ~/.aws")
+    anonymous: bool = Field(False, description="send no keys: for public buckets")
+    requester_pays: bool = Field(False, description="read buckets that charge the reader")
 
 
 class Settings(_Part):
@@ -126,6 +127,14 @@ class Settings(_Part):
     select: Select = Select()
     work: Work = Work()
     storage: StorageOptions = StorageOptions()
+    source_storage: StorageOptions | None = Field(
+        None, description="how to reach SOURCE, where that is not how to reach OUT"
+    )
+
+    @property
+    def at_source(self) -> StorageOptions:
+        """How to reach SOURCE."""
+        return self.source_storage or self.storage
 
     @field_validator("outputs")
     @classmethod

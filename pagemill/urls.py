@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pagemill.errors import UsageError
 from pagemill.s3 import s3_filesystem
@@ -14,7 +17,10 @@ from pagemill.settings import StorageOptions
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
 
-_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+T = TypeVar("T")
+
+_EXTRAS = {"gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
+"""The extra of this package that a protocol needs."""
 _SIGNED = re.compile(
     r"[?&](x-amz-\w+|x-goog-\w+|awsaccesskeyid|signature|sig|access_token|api_key)=", re.IGNORECASE
 )
@@ -51,15 +57,50 @@ def filesystem(url: str, options: StorageOptions) -> tuple[AbstractFileSystem, s
     if name == "s3":
         return s3_filesystem(options), url.split("://", 1)[1]
     try:
-        fs = fsspec.filesystem(name, use_listings_cache=False)
+        fs = fsspec.filesystem(name, use_listings_cache=False, **_access(name, options))
     except ImportError as error:
-        package = _PACKAGES.get(name)
-        remedy = f"pip install {package}" if package else scrub(str(error))
+        extra = _EXTRAS.get(name)
+        remedy = f"pip install 'pagemill[{extra}]'" if extra else scrub(str(error))
         raise UsageError(f"{url}: {name}:// needs another package: {remedy}") from None
     except ValueError:
         known = "a path, s3://, gs://, az://, https://"
         raise UsageError(f"{url}: {name}:// is unknown: use {known} or another of fsspec") from None
     return fs, fs._strip_protocol(url)
+
+
+def _access(name: str, options: StorageOptions) -> dict[str, Any]:
+    """Whose keys another storage's client takes; the rest it reads from the environment."""
+    if _EXTRAS.get(name) == "gs":
+        anonymous = {"token": "anon"} if options.anonymous else {}
+        return {"requester_pays": options.requester_pays, **anonymous}
+    if _EXTRAS.get(name) == "az" and options.anonymous:
+        return {"anon": True}
+    return {}
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns, if it does in time; a call that hangs is left to itself.
+
+    Raises
+    ------
+    TimeoutError
+        It did not.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="pagemill-call", daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError:
+        if done.done():
+            raise
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
 
 
 def refuse_secrets(url: str, options: StorageOptions) -> None:

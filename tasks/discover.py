@@ -21,28 +21,34 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from fnmatch import translate
+from functools import partial
 from glob import has_magic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pagemill.disk import explain_os
 from pagemill.document import SourceObject
 from pagemill.errors import StorageError, UsageError
 from pagemill.folder import HIDDEN
-from pagemill.s3 import S3, S3Object, split_s3
+from pagemill.s3 import DEADLINE, S3, S3Object, pause, split_s3
 from pagemill.s3_errors import S3Error, scrub
 from pagemill.settings import Select, Settings, StorageOptions
-from pagemill.urls import filesystem, local_path, protocol, refuse_secrets
+from pagemill.urls import filesystem, local_path, protocol, refuse_secrets, within
 
 NOT_SELECTED = "not selected"
 BELOW_OUT = "below OUT"
 SYMLINKED_FOLDER = "symlinked folder"
 FOLDER_MARKER = "folder marker"
 GONE = "gone meanwhile"
+TRIES = 3
+"""Times that a storage other than S3 is asked, before a failure that may pass is final."""
+
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -84,9 +90,9 @@ class Discovery:
     """
 
     def __init__(self, source: str, settings: Settings, out: str) -> None:
-        refuse_secrets(source, settings.storage)
+        refuse_secrets(source, settings.at_source)
         self.outside: Counter[str] = Counter()
-        self._source, self._options = source, settings.storage
+        self._source, self._options = source, settings.at_source
         self._wanted = _Selection(settings.select)
         self._is_ours = _Ours(source, out)
 
@@ -424,6 +430,12 @@ def other_error(error: Exception, what: str, url: str) -> StorageError:
     return StorageError(scrub(f"cannot {what} {url}: {words}: check the URL and your access to it"))
 
 
+def is_denied(error: Exception) -> bool:
+    """Whether this says that reading is not allowed; fsspec's HTTP calls that missing."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
+    return isinstance(error, PermissionError) or getattr(cause, "status", None) in (401, 403, 451)
+
+
 def is_missing(error: Exception) -> bool:
     """Whether this says that there is nothing; fsspec's HTTP says so of any failure."""
     if not isinstance(error, FileNotFoundError):
@@ -436,7 +448,7 @@ def _other(source: str, options: StorageOptions) -> Iterator[Found]:
     fs, path = filesystem(source, options)
     is_http = protocol(source).startswith("http")
     try:
-        info = fs.info(path)
+        info = _patiently(lambda: fs.info(path))
     except Exception as error:
         if is_missing(error) and has_magic(path) and not is_http:  # "?" begins a query there
             yield from _other_glob(source, fs, path)
@@ -465,7 +477,7 @@ def _other_walk(fs: Any, root: str) -> Iterator[Found]:
     while folders:
         folder = folders.pop()
         try:
-            entries = sorted(fs.ls(folder, detail=True), key=lambda info: str(info["name"]))
+            entries = sorted(_patiently(partial(fs.ls, folder, detail=True)), key=_name)
         except Exception as error:
             if folder == root:
                 raise other_error(error, "list", fs.unstrip_protocol(root)) from None
@@ -482,6 +494,22 @@ def _other_walk(fs: Any, root: str) -> Iterator[Found]:
                 folders.append(name)
             else:
                 yield Found(_below(root, name), other_object(fs, info))
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """A call of any fsspec file system: in time, and again after a failure that may pass."""
+    for failures in range(1, TRIES):
+        try:
+            return within(DEADLINE, call)
+        except Exception as error:
+            if is_missing(error) or is_denied(error) or isinstance(error, TimeoutError):
+                raise
+        time.sleep(pause(failures))
+    return within(DEADLINE, call)
+
+
+def _name(info: dict[str, Any]) -> str:
+    return str(info["name"])
 
 
 def _below(root: str, path: str) -> str:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
@@ -22,11 +23,21 @@ from typing import IO
 from pagemill.disk import explain_os
 from pagemill.document import Failure, SourceObject
 from pagemill.errors import ErrorKind, StorageError
-from pagemill.s3 import CHUNK, S3, TRIES, split_s3
+from pagemill.s3 import CHUNK, DEADLINE, S3, pause, split_s3
 from pagemill.s3_errors import S3Error
 from pagemill.settings import Settings, StorageOptions
-from pagemill.urls import filesystem, protocol
-from tasks.discover import is_missing, local_object, other_error, other_object, s3_object
+from pagemill.urls import filesystem, protocol, within
+from tasks.discover import (
+    is_denied,
+    is_missing,
+    local_object,
+    other_error,
+    other_object,
+    s3_object,
+)
+
+TRIES = 3
+"""Times that an object is read from its beginning, when what came was not one version of it."""
 
 _THIS_FILE_ALONE = {
     errno.EACCES,
@@ -118,20 +129,21 @@ def fetch(source: SourceObject, settings: Settings) -> Fetched | Failure:
     try:
         if source.size > limit << 20:
             raise _too_large(limit)
-        return _fetch(source, settings.storage, limit)
+        return _fetch(source, settings.at_source, limit)
     except _Refused as refused:
         return refused.failure
 
 
 def _fetch(source: SourceObject, options: StorageOptions, limit: int) -> Fetched:
-    last: Exception = AssertionError()
-    for _ in range(TRIES):
+    for failures in range(1, TRIES + 1):
         try:
             with _opened(source, options) as (now, chunks):
                 return _copy(now, chunks, limit)
         except _Broken as broken:
-            last = broken.last
-    raise last
+            if failures == TRIES:
+                raise broken.last from None
+        time.sleep(pause(failures))
+    raise AssertionError("unreachable")
 
 
 def _copy(now: SourceObject, chunks: Iterator[bytes], limit: int) -> Fetched:
@@ -229,7 +241,7 @@ def _s3(uri: str, s3: S3) -> Iterator[tuple[SourceObject, Iterator[bytes]]]:
         with s3.open(bucket, key) as body:
             yield s3_object(bucket, body.found), iter(body)
     except S3Error as error:
-        if error.code == "Broken":
+        if error.code == "Changed":
             raise _Broken(error) from None
         if message := _alone(s3, bucket, key, error):
             raise _unreadable(message) from None
@@ -253,16 +265,19 @@ def _alone(s3: S3, bucket: str, key: str, error: S3Error) -> str | None:
 @contextlib.contextmanager
 def _other(uri: str, options: StorageOptions) -> Iterator[tuple[SourceObject, Iterator[bytes]]]:
     fs, path = filesystem(uri, options)
+    file = None
     try:
-        info = {**fs.info(path), "name": path}
-        with fs.open(path, "rb") as file:
-            yield other_object(fs, info), iter(lambda: file.read(CHUNK), b"")
+        info = {**within(DEADLINE, lambda: fs.info(path)), "name": path}
+        file = within(DEADLINE, lambda: fs.open(path, "rb"))
+        yield other_object(fs, info), iter(lambda: within(DEADLINE, lambda: file.read(CHUNK)), b"")
     except (_Refused, StorageError):
         raise
     except Exception as error:
         if is_missing(error):
             raise _unreadable("gone meanwhile") from None
-        cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
-        if isinstance(error, PermissionError) or getattr(cause, "status", None) in (401, 403, 451):
+        if is_denied(error):
             raise _unreadable("access denied") from None
-        raise other_error(error, "read", uri) from None
+        raise _Broken(other_error(error, "read", uri)) from None
+    finally:
+        if file is not None:
+            file.close()
