@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import S3Server, WebServer, settings_for
+from conftest import WebServer, settings_for
 
 from pagemill.document import SourceObject
 from pagemill.errors import StorageError, UsageError
 from pagemill.settings import StorageOptions
 from tasks.discover import Discovery, discover
+from tests.seaweed import S3Server
 
 NOWHERE = "/nonexistent/out"
 
@@ -399,7 +400,7 @@ def test_refused_and_denied_sources_are_storage_errors(s3: S3Server) -> None:
             list(look(source, storage=s3.as_user("wrong")))
 
 
-def test_an_unreachable_source_is_a_storage_error(s3: S3Server) -> None:
+def test_an_unreachable_source_is_a_storage_error(s3: S3Server, impatient: None) -> None:
     nobody = StorageOptions(endpoint_url="http://127.0.0.1:1")
     with pytest.raises(StorageError, match="cannot reach"):
         list(look("s3://bucket/x", storage=nobody))
@@ -460,7 +461,9 @@ def test_an_http_url_is_one_object(web: WebServer) -> None:
     assert source.modified == datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def test_an_http_url_that_fails_is_told_from_one_that_is_missing(web: WebServer) -> None:
+def test_an_http_url_that_fails_is_told_from_one_that_is_missing(
+    web: WebServer, impatient: None
+) -> None:
     with pytest.raises(UsageError, match="nothing at"):
         list(look(f"{web.url}/404"))
     for status in (403, 500):

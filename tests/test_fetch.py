@@ -5,21 +5,26 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Proxy, S3Server, WebServer, settings_for
+from conftest import WebServer, settings_for
 
 from pagemill import s3 as s3_module
 from pagemill.document import Failure, SourceObject
 from pagemill.errors import ErrorKind, StorageError
+from pagemill.s3 import TRIES
 from pagemill.s3_errors import S3Error
 from pagemill.settings import Settings, StorageOptions
 from tasks import fetch as fetch_module
 from tasks.discover import discover
 from tasks.fetch import Fetched, fetch
+from tests.fault_proxy import FaultProxy, Request
+from tests.seaweed import S3Server
 
 SETTINGS = settings_for()
 
@@ -228,7 +233,7 @@ def test_a_missing_bucket_is_raised(s3: S3Server) -> None:
         fetch(SourceObject("s3://no-such-bucket/a", "", 1), settings)
 
 
-def test_an_unreachable_server_is_raised(s3: S3Server) -> None:
+def test_an_unreachable_server_is_raised(s3: S3Server, impatient: None) -> None:
     nobody = settings_for(storage=StorageOptions(endpoint_url="http://127.0.0.1:1"))
     with pytest.raises(StorageError, match="cannot reach"):
         fetch(SourceObject("s3://bucket/a", "", 1), nobody)
@@ -249,37 +254,140 @@ def test_archived_and_undecryptable_objects_are_unreadable(
     assert result.kind is ErrorKind.UNREADABLE and words in result.message
 
 
-def test_a_body_cut_midway_is_read_again_and_whole(s3: S3Server) -> None:
+def test_a_body_cut_midway_goes_on_where_it_broke(s3: S3Server, proxy: FaultProxy) -> None:
     bucket, data = s3.bucket(), os.urandom(6 << 20)
     s3.put(bucket, "a", data)
-    with Proxy(s3.endpoint_url) as proxy:
-        settings = settings_for(storage=proxy.options)
-        source = find(f"s3://{bucket}/a", settings)
-        proxy.cut_next_answer(after=5_000_000)
-        with success(source, settings) as fetched:
-            assert fetched.file.read() == data
-        assert proxy.cuts == 1
-
-
-def test_a_body_that_always_breaks_is_raised(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket = s3.bucket()
-    s3.put(bucket, "a", bytes(1 << 20))
-    settings = settings_for(storage=s3.options)
+    settings = settings_for(storage=proxy.options)
     source = find(f"s3://{bucket}/a", settings)
+    proxy.requests.clear()
+    proxy.strike("cut", times=2)
+    with success(source, settings) as fetched:
+        assert fetched.file.read() == data
+    asked = [request.headers.get("Range") for request in proxy.requests]
+    assert proxy.faults == {"cut": 2} and len(asked) == 3
+    assert asked == [None, f"bytes={3 << 20}-", f"bytes={(9 << 20) // 2}-"]
 
-    def broken(*_: Any) -> Iterator[bytes]:
-        yield b"x"
-        raise S3Error("the connection broke midway", "Broken")
 
-    monkeypatch.setattr(s3_module.S3Body, "__iter__", broken)
-    with pytest.raises(StorageError, match="broke midway"):
+def test_an_object_replaced_while_a_broken_body_is_read_is_read_anew(
+    s3: S3Server, proxy: FaultProxy
+) -> None:
+    bucket, old, new = s3.bucket(), os.urandom(1 << 20), os.urandom(1 << 20)
+    s3.put(bucket, "a", old)
+    settings = settings_for(storage=proxy.options)
+    source = find(f"s3://{bucket}/a", settings)
+    etags = []
+
+    def replace_then_cut(request: Request) -> str | None:
+        if request.method != "GET" or etags:
+            return None
+        etags.append("")
+        return "cut"
+
+    def replace_before_the_rest(request: Request) -> str | None:
+        if "Range" in request.headers and not etags[0]:
+            etags[0] = s3.put(bucket, "a", new)
+        return replace_then_cut(request)
+
+    proxy.decide = replace_before_the_rest
+    with success(source, settings) as fetched:
+        assert fetched.file.read() == new
+        assert fetched.etag == etags[0] != source.etag
+
+
+def test_a_body_that_always_breaks_is_raised(
+    s3: S3Server, proxy: FaultProxy, impatient: None
+) -> None:
+    bucket = s3.bucket()
+    s3.put(bucket, "a", b"")
+    s3.put(bucket, "b", bytes(1 << 20))
+    settings = settings_for(storage=proxy.options)
+    source = find(f"s3://{bucket}/b", settings)
+    proxy.strike("lost", "GET", times=99)
+    with pytest.raises(StorageError, match=r"cannot read s3://.*/b: cannot reach"):
         fetch(source, settings)
+    assert TRIES <= proxy.faults["lost"] <= 2 * TRIES  # the HTTP client makes some twice
+
+
+@pytest.mark.parametrize("fault", ["internal", "slow_down", "unavailable", "refused", "lost"])
+def test_a_passing_fault_is_not_noticed(
+    s3: S3Server, proxy: FaultProxy, impatient: None, fault: str
+) -> None:
+    bucket = s3.bucket()
+    s3.put(bucket, "a", b"bytes")
+    settings = settings_for(storage=proxy.options)
+    proxy.strike(fault, times=TRIES - 1)
+    source = find(f"s3://{bucket}/a", settings)
+    proxy.strike(fault, times=TRIES - 1)
+    with success(source, settings) as fetched:
+        assert fetched.file.read() == b"bytes"
+    assert proxy.faults == {fault: 2 * (TRIES - 1)}
+
+
+def test_an_archived_object_is_unreadable_in_the_servers_own_words(
+    s3: S3Server, proxy: FaultProxy
+) -> None:
+    bucket = s3.bucket()
+    s3.put(bucket, "a", b"x")
+    proxy.strike("archived", "GET")
+    settings = settings_for(storage=proxy.options)
+    result = failure(SourceObject(f"s3://{bucket}/a", "", 1), settings)
+    assert result == Failure(ErrorKind.UNREADABLE, "archived: restore the object first")
+
+
+def test_rights_lost_halfway_are_raised_and_do_not_become_rows(
+    s3: S3Server, proxy: FaultProxy
+) -> None:
+    bucket = s3.bucket()
+    s3.put(bucket, "a", b"x")
+    settings = settings_for(storage=proxy.options)
+    source = find(f"s3://{bucket}/a", settings)
+    proxy.strike("denied", times=99)
+    with pytest.raises(StorageError, match="access denied"):
+        fetch(source, settings)
+    assert len(proxy.requests) < 10  # it is not asked again and again
+
+
+def test_a_multipart_upload_is_read_with_its_own_kind_of_etag(s3: S3Server) -> None:
+    settings, bucket = settings_for(storage=s3.options), s3.bucket()
+    parts = [os.urandom(5 << 20), b"end"]
+    etag = s3.put_multipart(bucket, "a.pdf", parts)
+    assert etag.endswith("-2")
+    source = find(f"s3://{bucket}/a.pdf", settings)
+    with success(source, settings) as fetched:
+        assert fetched.etag == source.etag == etag
+        assert fetched.file.read() == b"".join(parts)
+
+
+def test_a_public_bucket_is_read_without_keys(s3: S3Server, public_bucket: str) -> None:
+    s3.put(public_bucket, "a", b"open to all")
+    anonymous = StorageOptions(endpoint_url=s3.endpoint_url, anonymous=True)
+    settings = settings_for(source_storage=anonymous, storage=s3.as_user("wrong"))
+    with success(find(f"s3://{public_bucket}/a", settings), settings) as fetched:
+        assert fetched.file.read() == b"open to all"
+
+
+def test_many_small_objects_are_read_at_once(s3: S3Server, proxy: FaultProxy) -> None:
+    bucket, count = s3.bucket(), 8
+    for number in range(count):
+        s3.put(bucket, f"{number}", b"%d" % number)
+    settings = settings_for(storage=proxy.options)
+    everybody = threading.Barrier(count, timeout=60)
+
+    def wait_for_all(request: Request) -> None:
+        if request.method == "GET" and not request.lists:
+            everybody.wait()
+
+    proxy.before = wait_for_all
+    sources = list(discover(f"s3://{bucket}", settings, "/nonexistent/out"))
+    with ThreadPoolExecutor(count) as pool:
+        fetched = list(pool.map(lambda source: success(source, settings), sources))
+    assert [each.file.read() for each in fetched] == [b"%d" % n for n in range(count)]
 
 
 # -- HTTP ----------------------------------------------------------------------------------
 
 
-def test_http_failures_are_told_apart(web: WebServer) -> None:
+def test_http_failures_are_told_apart(web: WebServer, impatient: None) -> None:
     for status, words in ((404, "gone"), (410, "gone"), (403, "access denied")):
         assert words in failure(SourceObject(f"{web.url}/{status}", "", 1)).message
     for status in (500, 503):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import die_with_parent
 from helpers import make_pdf, run, table, write_config
 from PIL import Image
 
@@ -26,6 +25,7 @@ from loaders.resident import engine_for
 from loaders.server import _answers, free_port
 from pagemill.errors import EngineError, ErrorKind
 from pagemill.settings import Model, load_settings
+from tests.seaweed import die_with_parent
 
 SECONDS = 60
 PAGE = Image.effect_noise((60, 40), 50).convert("RGB")

@@ -8,21 +8,25 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ADMIN, Proxy, S3Server
+import s3fs
 
 from pagemill import disk as disk_module
 from pagemill import s3 as s3_module
 from pagemill.errors import StorageError, UsageError
+from pagemill.s3 import TRIES
 from pagemill.s3_errors import S3Error
 from pagemill.settings import StorageOptions
 from pagemill.storage import AlreadyExists, Changed, Missing, Storage
 from pagemill.urls import filesystem
+from tests.fault_proxy import FaultProxy
+from tests.seaweed import ADMIN, S3Server
 
 LOCAL = StorageOptions()
 
@@ -33,12 +37,6 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return Storage(str(tmp_path / "out"), LOCAL)
     server: S3Server = request.getfixturevalue("s3")
     return Storage(f"s3://{server.bucket()}/deep/out", server.options)
-
-
-@pytest.fixture
-def proxy(s3: S3Server) -> Iterator[Proxy]:
-    with Proxy(s3.endpoint_url) as running:
-        yield running
 
 
 # -- one writer ----------------------------------------------------------------------------
@@ -431,33 +429,87 @@ def test_paths_may_be_plain_relative_or_file_urls(
 # -- S3 that fails -------------------------------------------------------------------------
 
 
-def test_a_create_whose_answer_was_lost_is_our_own(s3: S3Server, proxy: Proxy) -> None:
+@pytest.mark.parametrize("times", [1, TRIES])
+def test_a_create_whose_answer_was_lost_is_our_own(
+    s3: S3Server, proxy: FaultProxy, impatient: None, times: int
+) -> None:
     bucket = s3.bucket()
     out = Storage(f"s3://{bucket}", proxy.options)
-    out.list()
-    proxy.cut_next_answer(after=0)
+    proxy.strike("lost", "PUT", times)
     etag = out.create("a", b"1")
-    assert proxy.cuts == 1
+    assert proxy.faults == {"lost": times}
     assert Storage(f"s3://{bucket}", s3.options).read_versioned("a") == (b"1", etag)
     with pytest.raises(AlreadyExists):
         out.create("a", b"1")
 
 
-def test_a_replace_whose_answer_was_lost_is_our_own(s3: S3Server, proxy: Proxy) -> None:
+def test_a_replace_whose_answer_was_lost_is_our_own(
+    s3: S3Server, proxy: FaultProxy, impatient: None
+) -> None:
     out = Storage(f"s3://{s3.bucket()}", proxy.options)
     first = out.create("a", b"1")
-    proxy.cut_next_answer(after=0)
+    proxy.strike("lost", "PUT")
     second = out.replace("a", b"2", first)
-    assert proxy.cuts == 1
+    assert proxy.faults == {"lost": 1}
     assert out.read_versioned("a") == (b"2", second)
 
 
-def test_a_body_cut_midway_is_read_again_and_whole(s3: S3Server, proxy: Proxy) -> None:
-    bucket, data = s3.bucket(), os.urandom(1 << 20)
-    s3.put(bucket, "a", data)
-    proxy.cut_next_answer(after=100_000)
-    assert Storage(f"s3://{bucket}", proxy.options).read("a") == data
-    assert proxy.cuts == 1
+@pytest.mark.parametrize("fault", ["internal", "slow_down", "refused", "lost", "cut"])
+def test_every_call_lives_with_a_passing_fault(
+    s3: S3Server, proxy: FaultProxy, impatient: None, fault: str
+) -> None:
+    out = Storage(f"s3://{s3.bucket()}", proxy.options)
+
+    def struck(call: Callable[[], Any]) -> Any:
+        proxy.strike(fault, times=2)
+        return call()
+
+    first = struck(lambda: out.create("a", b"1"))
+    assert struck(out.list) == [("a", first, 1)]
+    assert struck(lambda: out.read("a")) == b"1"
+    second = struck(lambda: out.replace("a", b"2", first))
+    assert struck(lambda: out.exists("a")) and struck(lambda: out.read_versioned("a")[1]) == second
+    with pytest.raises(Changed):
+        struck(lambda: out.replace("a", b"3", first))
+    with pytest.raises(AlreadyExists):
+        struck(lambda: out.create("a", b"3"))
+    struck(lambda: out.delete("a"))
+    assert not out.exists("a")
+
+
+@pytest.mark.parametrize("fault", ["internal", "slow_down", "refused", "denied", "skewed"])
+def test_a_lasting_fault_is_one_clear_error_of_every_call(
+    s3: S3Server, proxy: FaultProxy, impatient: None, fault: str
+) -> None:
+    out = Storage(f"s3://{s3.bucket()}", proxy.options)
+    proxy.decide = lambda _: fault
+    words = {"denied": "access denied", "skewed": "clock is wrong", "refused": "cannot reach"}
+    for call in (
+        out.list,
+        lambda: out.read("a"),
+        lambda: out.create("a", b"1"),
+        lambda: out.replace("a", b"1", "0" * 32),
+        lambda: out.delete("a"),
+    ):
+        proxy.requests.clear()
+        with pytest.raises(StorageError, match=words.get(fault, "the server fails")) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        assert not isinstance(caught.value, AlreadyExists | Changed)
+        # A write asks once more whose it is; and the HTTP client makes some requests twice.
+        assert len(proxy.requests) <= 4 * TRIES
+
+
+def test_a_request_that_hangs_is_made_again(
+    s3: S3Server, proxy: FaultProxy, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "SILENCE", 1.5)
+    out = Storage(f"s3://{s3.bucket()}", proxy.options)
+    proxy.strike("hang")
+    etag = out.create("a", b"1")
+    proxy.strike("hang")
+    assert out.read_versioned("a") == (b"1", etag)
+    assert proxy.faults == {"hang": 2}
 
 
 def test_a_server_that_never_answers_is_given_up(
@@ -473,7 +525,7 @@ def test_a_server_that_never_answers_is_given_up(
             out.create("a", b"1")
 
 
-def test_an_unreachable_server_is_a_storage_error(s3: S3Server) -> None:
+def test_an_unreachable_server_is_a_storage_error(s3: S3Server, impatient: None) -> None:
     out = Storage("s3://bucket/x", StorageOptions(endpoint_url="http://127.0.0.1:1"))
     with pytest.raises(StorageError, match=r"cannot reach http://127.0.0.1:1 .*endpoint_url"):
         out.read("a")
@@ -539,6 +591,65 @@ def test_errors_survive_the_way_between_processes() -> None:
     error = S3Error("cannot read", "Busy")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.code) == ("cannot read", "Busy")
+
+
+# -- S3 as users have it -------------------------------------------------------------------
+
+
+def test_what_goes_over_the_wire(s3: S3Server, proxy: FaultProxy) -> None:
+    bucket = s3.bucket()
+    options = proxy.options.model_copy(update={"region": "eu-test-7", "requester_pays": True})
+    out = Storage(f"s3://{bucket}/x", options)
+    out.create("a", b"1")
+    out.read("a")
+    out.list()
+    assert len(proxy.requests) == 3
+    for request in proxy.requests:
+        assert request.path.startswith(f"/{bucket}")  # path style: the host stays the endpoint's
+        assert f"{ADMIN[0]}/" in request.headers["Authorization"]
+        assert "/eu-test-7/s3/aws4_request" in request.headers["Authorization"]
+    paying = [request.headers.get("x-amz-request-payer") for request in proxy.requests]
+    assert paying == ["requester"] * 3
+
+
+def test_without_keys_nothing_is_signed(proxy: FaultProxy, public_bucket: str) -> None:
+    options = proxy.options.model_copy(update={"anonymous": True})
+    assert Storage(f"s3://{public_bucket}/nothing/here", options).list() == []
+    assert [request.headers.get("Authorization") for request in proxy.requests] == [None]
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_endpoint_region_and_profile_come_from_the_environment(
+    s3: S3Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    bucket = s3.bucket()
+    monkeypatch.setenv(name, str(proxy.options.endpoint_url))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", f"from-{name.lower().replace('_', '-')}")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_PROFILE", "admin")
+    s3fs.S3FileSystem.clear_instance_cache()  # one for equal options, which are no options here
+    try:
+        Storage(f"s3://{bucket}/x", LOCAL).create("a", b"1")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    (request,) = proxy.requests
+    assert request.path == f"/{bucket}/x/a"
+    assert f"/from-{name.lower().replace('_', '-')}/s3/" in request.headers["Authorization"]
+    assert Storage(f"s3://{bucket}/x", s3.options).read("a") == b"1"
+
+
+def test_a_clock_that_is_wrong_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    import botocore.auth
+
+    bucket, now = s3.bucket(), botocore.auth.get_current_datetime
+    monkeypatch.setattr(
+        botocore.auth,
+        "get_current_datetime",
+        lambda *how, **more: now(*how, **more) - timedelta(hours=2),
+    )
+    with pytest.raises(StorageError, match="clock is wrong"):
+        Storage(f"s3://{bucket}", s3.options).list()
 
 
 # -- URLs ----------------------------------------------------------------------------------
