@@ -78,7 +78,7 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     from tasks.job import open_job
     from tasks.plan import plan_job
     from tasks.process import process_shard
-    from tasks.reconcile import reconcile
+    from tasks.reconcile import Work, reconcile
     from tasks.worker import Worker
 
     started = datetime.now(UTC)
@@ -88,7 +88,8 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     worker.ledger.prepare(job.recipe)
     with ThreadPoolExecutor(job.settings.work.shards_in_flight) as pool:
         receipts = list(pool.map(partial(process_shard, worker), plan.shards))
-    balance = reconcile(job, plan, worker, receipts, [], started)
+    work = Work(receipts, reports=[worker.report()])
+    balance = reconcile(job, plan, worker.ledger, work, started)
     assert balance.balanced, balance.missing
     worker.ledger.write_run(balance.run_id, balance.as_dict())
     return balance

@@ -8,6 +8,7 @@ The same flow runs from the command line, from the Prefect UI and on a schedule.
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from prefect.utilities.annotations import quote
 
 from flows import progress
 from flows.prefect_api import wait_until_recorded
-from pagemill.errors import EngineError, PagemillError, Stopped, Unbalanced
+from pagemill.errors import PagemillError, Stopped, Unbalanced
 from pagemill.settings import DEFAULT_CONFIG, load_settings
+from tasks.crew import Crew, muster
 from tasks.job import open_job
 from tasks.plan import Plan, Shard, plan_job
-from tasks.process import Receipt, process_shard
-from tasks.reconcile import Balance, reconcile
+from tasks.process import Receipt
+from tasks.reconcile import Balance, Work, reconcile
 from tasks.report import headline, markdown, sheet_rows
 from tasks.worker import Worker
 
@@ -62,19 +64,18 @@ def ingest(
     job = open_job(source, out, load_settings(config, overrides))
     worker = Worker(job)
     plan = plan_job(job, worker.ledger)
-    receipts, failures = _process(worker, plan)
-    failed_shards = [str(failure) for failure in failures]
-    balance = reconcile(job, plan, worker, receipts, failed_shards, started)
+    work = _process(worker, plan)
+    balance = reconcile(job, plan, worker.ledger, work, started)
     _report(worker, balance)
     wait_until_recorded(flow_run.id, len(plan.shards))
-    _raise_for(balance, failures)
+    _raise_for(balance, work.failures)
     return Completed(message=headline(balance), data=balance.as_dict())
 
 
 @task(name="process shard", task_run_name="shard-{number}", cache_policy=NO_CACHE)
-def process_shard_task(number: int, shard: Shard, worker: Worker) -> Receipt:
-    """`process_shard`, with a log line in the Prefect UI."""
-    receipt = process_shard(worker, shard)
+def process_shard_task(number: int, shard: Shard, crew: Crew) -> Receipt:
+    """A shard on the next free worker, with a log line in the Prefect UI."""
+    receipt = crew.process(shard)
     get_run_logger().info(
         "shard %d: %d documents, pages %s, %.1f s of model time",
         *(number, receipt.documents, receipt.pages, receipt.gpu_seconds),
@@ -82,44 +83,38 @@ def process_shard_task(number: int, shard: Shard, worker: Worker) -> Receipt:
     return receipt
 
 
-def _process(worker: Worker, plan: Plan) -> tuple[list[Receipt], list[Exception]]:
-    """Run the shards; gives the receipts of those that finished and the errors of the others."""
+def _process(worker: Worker, plan: Plan) -> Work:
+    """Run the shards on the workers that the settings ask for."""
     worker.ledger.tidy(worker.deciders)
     if not plan.shards:
-        return [], []
+        return Work()
     worker.ledger.prepare(worker.job.recipe)
-    in_flight = worker.job.settings.work.shards_in_flight
     runner: ThreadPoolTaskRunner[Any]
-    with progress.display(plan, worker.meter), ThreadPoolTaskRunner(in_flight) as runner:
+    with (
+        muster(worker.job, worker) as crew,
+        progress.display(sum(1 for _ in plan.items), crew.totals),
+        ThreadPoolTaskRunner(crew.slots) as runner,
+    ):
         try:
-            return _collect(worker, [_submit(runner, shard, worker) for shard in plan.shards])
+            work = _collect([_submit(runner, shard, crew) for shard in plan.shards])
         except BaseException:
-            worker.stop.set()  # leaving the runner waits for its threads
+            crew.stop()  # leaving the runner waits for its threads
             raise
+        return dataclasses.replace(work, reports=crew.reports())
 
 
-def _submit(
-    runner: ThreadPoolTaskRunner[Any], shard: Shard, worker: Worker
-) -> PrefectFuture[Receipt]:
+def _submit(runner: ThreadPoolTaskRunner[Any], shard: Shard, crew: Crew) -> PrefectFuture[Receipt]:
     # `quote`: Prefect would otherwise search the values of the shard, file by file, for futures.
-    parameters = {"number": shard.number, "shard": quote(shard), "worker": quote(worker)}
+    parameters = {"number": shard.number, "shard": quote(shard), "crew": quote(crew)}
     return runner.submit(process_shard_task, parameters)
 
 
-def _collect(
-    worker: Worker, futures: list[PrefectFuture[Receipt]]
-) -> tuple[list[Receipt], list[Exception]]:
-    receipts: list[Receipt] = []
-    failures: list[Exception] = []
-    for future in futures:
-        result = future.result(raise_on_failure=False)
-        if isinstance(result, Receipt):
-            receipts.append(result)
-        elif isinstance(result, Exception):
-            failures.append(result)
-            if isinstance(result, EngineError):
-                worker.stop.set()  # no other shard can do without the model
-    return receipts, failures
+def _collect(futures: list[PrefectFuture[Receipt]]) -> Work:
+    results = [future.result(raise_on_failure=False) for future in futures]
+    return Work(
+        receipts=[result for result in results if isinstance(result, Receipt)],
+        failures=[result for result in results if isinstance(result, Exception)],
+    )
 
 
 def _report(worker: Worker, balance: Balance) -> None:

@@ -14,60 +14,66 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from pagemill.schema import Status
-from tasks.plan import Plan
-from tasks.worker import Meter
+from tasks.worker import Report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Display = Callable[[Plan, Meter], AbstractContextManager[None]]
+Look = Callable[[], Report]
+"""Gives what the workers have done so far, together."""
+Display = Callable[[int, Look], AbstractContextManager[None]]
 
 LINE_SECONDS = 30
 """Between two plain lines."""
 
 
-def line(total: int, meter: Meter) -> str:
+def line(total: int, done: Report, seconds: float) -> str:
     """Where a run stands: documents, pages, pages/s, failures, time left."""
-    pages = sum(meter.pages.values())
-    seconds = time.monotonic() - meter.started
+    pages = sum(done.pages.values())
     return (
-        f"{meter.documents}/{total} documents, {pages} pages, {pages / max(seconds, 1e-9):.2f} "
-        f"pages/s, {meter.pages[Status.FAILED]} failed, {_left(total, meter, seconds)} left"
+        f"{done.documents}/{total} documents, {pages} pages, {pages / max(seconds, 1e-9):.2f} "
+        f"pages/s, {done.pages.get(Status.FAILED, 0)} failed, "
+        f"{_left(total, done.documents, seconds)} left"
     )
 
 
-def _left(total: int, meter: Meter, seconds: float) -> str:
-    if not meter.documents:
+def _left(total: int, documents: int, seconds: float) -> str:
+    if not documents:
         return "?"
-    left = round(seconds / meter.documents * (total - meter.documents))
+    left = round(seconds / documents * (total - documents))
     hours, minutes = left // 3600, left // 60 % 60
     return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{left % 60:02}"
 
 
 @contextlib.contextmanager
-def log_lines(plan: Plan, meter: Meter) -> Iterator[None]:
+def log_lines(total: int, look: Look) -> Iterator[None]:
     """A log line now and then: for workers and for output that is not a terminal."""
-    log = logging.getLogger("pagemill.progress")
-    total = sum(1 for _ in plan.items)
-    with _every(LINE_SECONDS, lambda: log.info("%s", line(total, meter))):
+    log, began = logging.getLogger("pagemill.progress"), time.monotonic()
+
+    def tell() -> None:
+        log.info("%s", line(total, look(), time.monotonic() - began))
+
+    with _every(LINE_SECONDS, tell):
         yield
-    log.info("%s", line(total, meter))
+    tell()
 
 
 def terminal(console: Console) -> Display:
     """A progress bar on this console."""
 
     @contextlib.contextmanager
-    def bar(plan: Plan, meter: Meter) -> Iterator[None]:
+    def bar(total: int, look: Look) -> Iterator[None]:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        total = sum(1 for _ in plan.items)
+        began = time.monotonic()
         columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
         with Progress(*columns, console=console, transient=True) as shown:
             task = shown.add_task("starting", total=total)
 
             def update() -> None:
-                shown.update(task, completed=meter.documents, description=line(total, meter))
+                done = look()
+                words = line(total, done, time.monotonic() - began)
+                shown.update(task, completed=done.documents, description=words)
 
             with _every(0.25, update):
                 yield

@@ -94,6 +94,11 @@ def family_names() -> str:
     return ", ".join(name for family in FAMILIES.values() for name in family.names)
 
 
+def needs_gpu(model: Model) -> bool:
+    """Whether an engine of this model takes a GPU of the host it runs on."""
+    return model.framework not in ("echo", "openai") and model.device.startswith("cuda")
+
+
 def quantization_name(model: Model) -> str:
     """The scheme's real name, for the recipe: ``bnb-nf4``, ``awq``, ``fp8``, ``none`` …
 

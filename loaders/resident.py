@@ -23,6 +23,12 @@ log = logging.getLogger("pagemill.loaders")
 
 _lock = threading.Lock()
 _held: list[tuple[Model, Engine]] = []  # none or one
+_loads = 0
+
+
+def loads() -> int:
+    """How often this process has loaded a model."""
+    return _loads
 
 
 def resident(model: Model) -> Engine:
@@ -87,9 +93,11 @@ def engine_for(model: Model) -> Engine:
 
 
 def _open(model: Model) -> Engine:
+    global _loads
     began, quantization = time.perf_counter(), quantization_name(model)
     engine = engine_for(model)
     engine.load_seconds = time.perf_counter() - began
+    _loads += 1
     log.info(
         "loaded %s (%s, %s, %.0f MB of weights) in %.1f s",
         model.id,

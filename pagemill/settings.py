@@ -36,6 +36,22 @@ class Renderer(StrEnum):
     POPPLER = "poppler"
 
 
+class Runner(StrEnum):
+    """Where engines live: in this process, in a child for each GPU, on a Ray cluster."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+    RAY = "ray"
+
+
+class WhenBusy(StrEnum):
+    """What a run does when another one works on the same recipe."""
+
+    WAIT = "wait"
+    STOP = "stop"
+    SHARE = "share"
+
+
 class Model(_Part):
     """The model that reads, and how it is loaded."""
 
@@ -104,7 +120,16 @@ class Work(_Part):
     shard_documents: int = Field(64, ge=1, description="documents of a shard, at most")
     shard_mb: int = Field(256, ge=1, description="bytes of a shard's documents, about")
     part_pages: int = Field(512, ge=1, description="rows of a part before it is committed")
-    shards_in_flight: int = Field(2, ge=1, description="so that the engine never drains")
+    shards_in_flight: int = Field(2, ge=1, description="of each worker: its engine never drains")
+    runner: Runner = Field(Runner.THREAD, description="where the workers are")
+    workers: int | None = Field(
+        None, ge=1, description="of process and ray; by default one for each GPU, else one"
+    )
+    gpus_per_worker: int = Field(1, ge=1, description="for a model that is split over GPUs")
+    ray_address: str | None = Field(None, description="host:port; by default RAY_ADDRESS or here")
+    when_busy: WhenBusy = Field(
+        WhenBusy.WAIT, description="when another run works on the same recipe"
+    )
 
 
 class StorageOptions(_Part):

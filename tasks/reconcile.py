@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +11,7 @@ from pagemill.ledger import Ledger
 from tasks.job import Job
 from tasks.plan import Plan
 from tasks.process import Receipt
-from tasks.worker import Worker
+from tasks.worker import Report
 
 
 @dataclass
@@ -40,6 +39,8 @@ class Balance:
         Selected documents without (all of) their rows.
     errors : dict
         Failed and skipped rows of the selected documents by error kind.
+    workers : list of dict
+        A `Report` of each worker: its name, models loaded, documents, pages, share idle.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class Balance:
     failed_shards: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
+    workers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def balanced(self) -> bool:
@@ -71,22 +73,33 @@ class Balance:
         return {**asdict(self), "balanced": self.balanced}
 
 
-def reconcile(
-    job: Job,
-    plan: Plan,
-    worker: Worker,
-    receipts: Iterable[Receipt],
-    failed_shards: list[str],
-    started: datetime,
-) -> Balance:
+@dataclass(frozen=True)
+class Work:
+    """What came of the shards of a run.
+
+    Attributes
+    ----------
+    receipts : list of Receipt
+        Of the shards that finished.
+    failures : list of Exception
+        Of those that did not.
+    reports : list of Report
+        What each worker says of itself.
+    """
+
+    receipts: list[Receipt] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+
+
+def reconcile(job: Job, plan: Plan, ledger: Ledger, work: Work, started: datetime) -> Balance:
     """Read the ledger afresh and draw up the balance sheet of a run."""
-    worker.ledger.refresh()
-    pages, errors, missing = _audit(plan, worker.ledger)
+    ledger.refresh()
+    pages, errors, missing = _audit(plan, ledger)
     finished = datetime.now(UTC)
     seconds = (finished - started).total_seconds()
-    receipts = list(receipts)
     read: Counter[str] = Counter()
-    for receipt in receipts:
+    for receipt in work.receipts:
         read.update(receipt.pages)
     return Balance(
         run_id=job.run_id,
@@ -96,12 +109,13 @@ def reconcile(
         started=started.isoformat(timespec="seconds"),
         finished=finished.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
-        documents={**plan.summary(), "copied": sum(r.copied for r in receipts)},
+        documents={**plan.summary(), "copied": sum(r.copied for r in work.receipts)},
         pages={**pages, "read": dict(read)},
-        cost=_cost(receipts, sum(read.values()), seconds, worker),
-        failed_shards=failed_shards,
+        cost=_cost(work, sum(read.values()), seconds),
+        failed_shards=[str(failure) for failure in work.failures],
         missing=missing,
         errors=errors,
+        workers=[asdict(report) for report in work.reports],
     )
 
 
@@ -126,13 +140,14 @@ def _audit(plan: Plan, ledger: Ledger) -> tuple[dict[str, Any], dict[str, int], 
     return pages, dict(errors), missing
 
 
-def _cost(receipts: list[Receipt], pages: int, seconds: float, worker: Worker) -> dict[str, Any]:
-    idle = worker.engine_idle_share()
+def _cost(work: Work, pages: int, seconds: float) -> dict[str, Any]:
+    receipts = work.receipts
+    idle = [report.idle for report in work.reports if report.idle is not None]
     return {
         "prompt_tokens": sum(r.prompt_tokens for r in receipts),
         "completion_tokens": sum(r.completion_tokens for r in receipts),
         "gpu_seconds": round(sum(r.gpu_seconds for r in receipts), 3),
         "render_seconds": round(sum(r.render_seconds for r in receipts), 3),
         "pages_per_second": round(pages / seconds, 3) if seconds else None,
-        "engine_idle_share": None if idle is None else round(idle, 4),
+        "engine_idle_share": round(sum(idle) / len(idle), 4) if idle else None,
     }

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from loaders.engine import Engine
-from loaders.resident import resident
+from loaders.resident import loads, resident
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger, Row
 from tasks.job import Job
@@ -42,11 +42,38 @@ class Meter:
             self.copied += copied
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a worker has done so far, as plain data.
+
+    Attributes
+    ----------
+    worker : str
+        Its name: where it is.
+    loads : int
+        Models loaded since it began: 1, or 0 where the model was resident already.
+    documents : int
+        Documents whose rows are complete.
+    pages : dict
+        Rows by status.
+    idle : float or None
+        Share of the time since the engine was first used that it had nothing to do.
+    """
+
+    worker: str
+    loads: int = 0
+    documents: int = 0
+    pages: dict[str, int] = field(default_factory=dict)
+    idle: float | None = None
+
+
 class Worker:
     """One process's share of a job."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, name: str = "this process") -> None:
         self.job = job
+        self.name = name
+        self._loads_before = loads()
         self.ledger: Ledger = job.open_ledger()
         self.deciders = deciders(job.settings)
         self.meter = Meter()
@@ -79,6 +106,13 @@ class Worker:
         there = time.monotonic() - self._first_use
         busy = self._engine.busy_seconds - self._busy_before
         return min(1.0, max(0.0, 1 - busy / there)) if there else None
+
+    def report(self) -> Report:
+        """What it has done so far."""
+        meter = self.meter
+        pages = {str(status): number for status, number in meter.pages.copy().items()}
+        idle, loaded = self.engine_idle_share(), loads() - self._loads_before
+        return Report(self.name, loaded, meter.documents, pages, idle)
 
     def abort(self, key: str) -> None:
         """End the requests of a page that is given up."""

@@ -16,7 +16,7 @@ from pagemill.settings import Settings, load_settings
 from tasks.job import open_job
 from tasks.plan import Plan, plan_job
 from tasks.process import Receipt, process_shard
-from tasks.reconcile import Balance, reconcile
+from tasks.reconcile import Balance, Work, reconcile
 from tasks.worker import Worker
 
 ECHO: dict[str, Any] = {
@@ -77,7 +77,9 @@ def run(source: Path | str, out: Path | str, settings: Settings) -> Balance:
     started = datetime.now(UTC)
     worker, plan = look(source, out, settings)
     receipts: list[Receipt] = [process_shard(worker, shard) for shard in plan.shards]
-    return reconcile(worker.job, plan, worker, receipts, [], started)
+    return reconcile(
+        worker.job, plan, worker.ledger, Work(receipts, [], [worker.report()]), started
+    )
 
 
 def table(out: Path) -> list[dict[str, Any]]:

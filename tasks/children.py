@@ -1,0 +1,295 @@
+"""Workers in processes of their own on this host: one for each GPU, or `work.workers` on a CPU.
+
+A GPU is claimed by a lock on a file, which the kernel frees however its holder ends. The child
+holds it, sees no other GPU, loads its engine before it takes work, and ends when its parent is
+gone. Shards and receipts travel over a Unix socket that only the two can open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.managers import BaseManager, BaseProxy
+from pathlib import Path
+from typing import cast
+
+from loaders.families import needs_gpu
+from pagemill.errors import EngineError, UsageError, WorkerLost
+from tasks.job import Job
+from tasks.plan import Shard
+from tasks.process import Receipt, process_shard
+from tasks.worker import Report, Worker
+
+START_SECONDS = 120
+_PROJECT = Path(__file__).resolve().parents[1]
+_GONE = (EOFError, OSError)
+"""What a call raises when the process at the other end has died."""
+_claiming = threading.Lock()
+
+
+def child_makers(job: Job) -> list[Callable[[], Child]]:
+    """A function for each worker that this host has room for, which starts it.
+
+    Raises
+    ------
+    UsageError
+        The model needs a GPU, and there are not enough.
+    """
+    work = job.settings.work
+    if not needs_gpu(job.settings.model):
+        return [partial(Child, job, f"child-{n}") for n in range(1, (work.workers or 1) + 1)]
+    gpus = visible_gpus()
+    room = len(gpus) // work.gpus_per_worker
+    if not room or room < (work.workers or 1):
+        raise UsageError(
+            f"work.runner: process: {work.workers or 1} workers of {work.gpus_per_worker} GPUs do "
+            f"not fit on the {len(gpus)} GPUs here: see `pagemill doctor`, or lower work.workers"
+        )
+    return [partial(Child, job, "gpu", gpus)] * (work.workers or room)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, by index or UUID. CUDA is not touched."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    listed = subprocess.run(query, capture_output=True, text=True, timeout=60)
+    return listed.stdout.split() if listed.returncode == 0 else []
+
+
+@contextlib.contextmanager
+def claim(gpus: list[str], count: int) -> Iterator[tuple[list[str], list[int]]]:
+    """Claim `count` of these GPUs: their names, and open files to hand to who shall hold them.
+
+    Raises
+    ------
+    EngineError
+        Other runs hold too many of them.
+    """
+    names: list[str] = []
+    files: list[int] = []
+    try:
+        with _claiming:  # in one go, so that neighbours stay together
+            for gpu in gpus:
+                file = _open_lock(gpu)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(file)
+                    continue
+                names.append(gpu)
+                files.append(file)
+                if len(names) == count:
+                    break
+        if len(names) < count:
+            raise EngineError(
+                f"other runs of pagemill hold the GPUs of this host (locks in {_locks()}): wait "
+                "for them, or lower work.workers"
+            )
+        yield names, files
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _locks() -> Path:
+    return Path(tempfile.gettempdir()) / "pagemill-gpus"
+
+
+def _open_lock(gpu: str) -> int:
+    folder = _locks()
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o777)  # for the runs of other users, too
+    path = folder / f"{gpu.replace('/', '-')}.lock"
+    if not path.exists():
+        path.touch()
+        path.chmod(0o666)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+class Child:
+    """A worker in a process of its own; see `tasks.crew.Hand`.
+
+    Raises
+    ------
+    EngineError
+        No GPU is free, or the model cannot be loaded.
+    WorkerLost
+        The process died before it could take work.
+    """
+
+    def __init__(self, job: Job, name: str, gpus: list[str] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="pagemill-child-")
+        address = {"address": f"{self._folder.name}/socket", "authkey": secrets.token_hex(32)}
+        if gpus is None:
+            self.name, self._process = name, _spawn(address, {}, [])
+        else:
+            with claim(gpus, job.settings.work.gpus_per_worker) as (mine, locks):
+                self.name = f"{name}-{'+'.join(mine)}"
+                visible = {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+                self._process = _spawn(address, visible, locks)
+        try:
+            self._worker = self._connect(address, job)
+            with self._lifeline():
+                self._worker.load()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def process(self, shard: Shard) -> Receipt:
+        with self._lifeline():
+            return self._worker.process(shard)
+
+    def report(self) -> Report:
+        with self._lifeline():
+            return self._worker.report()
+
+    def stop(self) -> None:
+        with contextlib.suppress(WorkerLost), self._lifeline():
+            self._worker.stop()
+
+    def close(self) -> None:
+        self._process.kill()  # what it has committed is safe, and nothing else is to be kept
+        self._process.wait()
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._folder.cleanup()
+
+    def _connect(self, address: dict[str, str], job: Job) -> _Remote:
+        manager = _Manager(address["address"], authkey=bytes.fromhex(address["authkey"]))
+        deadline = time.monotonic() + START_SECONDS
+        while not os.path.exists(address["address"]) and time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise WorkerLost(self._obituary())
+            time.sleep(0.02)
+        with self._lifeline():
+            manager.connect()
+            remote: _Remote = manager.worker(job, self.name)  # type: ignore[attr-defined]
+            return remote
+
+    @contextlib.contextmanager
+    def _lifeline(self) -> Iterator[None]:
+        try:
+            yield
+        except _GONE:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
+            raise WorkerLost(self._obituary()) from None
+
+    def _obituary(self) -> str:
+        code = self._process.poll()
+        if code is None:
+            return f"worker {self.name} (process {self.pid}) does not answer"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return f"worker {self.name} (process {self.pid}) {how}{hint}"
+
+
+def _spawn(
+    address: dict[str, str], environment: dict[str, str], locks: list[int]
+) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join([str(_PROJECT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasks.children"],
+        stdin=subprocess.PIPE,  # it ends when this is closed
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        pass_fds=locks,
+        start_new_session=True,  # Ctrl-C is for the run, which tells its workers
+    )
+    assert process.stdin
+    process.stdin.write(json.dumps(address).encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
+# -- what runs in the child ----------------------------------------------------------------
+
+
+@dataclass
+class _Served:
+    """What the parent may call."""
+
+    worker: Worker
+
+    def load(self) -> None:
+        self.worker.ledger.refresh()
+        self.worker.engine()
+
+    def process(self, shard: Shard) -> Receipt:
+        return process_shard(self.worker, shard)
+
+    def report(self) -> Report:
+        return self.worker.report()
+
+    def stop(self) -> None:
+        self.worker.stop.set()
+
+
+class _Remote(BaseProxy):
+    """`_Served`, as the parent holds it. Each thread that calls has a connection of its own."""
+
+    def load(self) -> None:
+        self._callmethod("load")
+
+    def process(self, shard: Shard) -> Receipt:
+        return cast(Receipt, self._callmethod("process", (shard,)))
+
+    def report(self) -> Report:
+        return cast(Report, self._callmethod("report"))
+
+    def stop(self) -> None:
+        self._callmethod("stop")
+
+
+class _Manager(BaseManager):
+    """Calls over a Unix socket."""
+
+
+_Manager.register(
+    "worker",
+    callable=lambda job, name: _Served(Worker(job, name)),
+    proxytype=_Remote,
+    exposed=("load", "process", "report", "stop"),
+)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve one worker until the parent closes our standard input."""
+    address = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("pagemill").setLevel(logging.INFO)
+    manager = _Manager(address["address"], authkey=bytes.fromhex(address["authkey"]))
+    manager.get_server().serve_forever()
+
+
+if __name__ == "__main__":
+    main()

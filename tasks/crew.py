@@ -1,0 +1,303 @@
+"""The crew: the workers of a run, each with an engine of its own, and which shard goes to which.
+
+    with muster(job) as crew:
+        receipt = crew.process(shard)
+
+`work.runner` says where they are: ``thread`` (this process), ``process`` (a child for each GPU,
+`tasks.children`) or ``ray`` (an actor for each GPU of a cluster, `tasks.ray_actors`). The unit of
+work is `process_shard` in all three, so the rows are the same. A worker that dies is replaced, and
+the shard goes on with what the output does not hold yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pagemill.errors import EngineError, PagemillError, Stopped, WorkerLost
+from pagemill.ledger import Ledger
+from tasks.job import Job
+from tasks.plan import Shard
+from tasks.process import Receipt, process_shard
+from tasks.worker import Report, Worker
+
+log = logging.getLogger("pagemill.crew")
+
+TRIES = 3
+"""Workers that may die over one shard before it is given up."""
+
+
+class Hand(Protocol):
+    """A worker, wherever it is. `process` is called by several threads at once."""
+
+    def process(self, shard: Shard) -> Receipt:
+        """As `tasks.process.process_shard`; raises `WorkerLost` when the worker has died."""
+        ...
+
+    def report(self) -> Report:
+        """What it has done so far. Raises `WorkerLost`."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to stop what it is doing; a dead one is left in peace."""
+        ...
+
+    def close(self) -> None:
+        """Let it go, and its engine with it where that is not this process's."""
+        ...
+
+
+class LocalHand:
+    """The worker in this process. Its engine stays resident when the run is over."""
+
+    def __init__(self, job: Job, worker: Worker | None = None) -> None:
+        self.worker = worker or Worker(job)
+
+    def process(self, shard: Shard) -> Receipt:
+        return process_shard(self.worker, shard)
+
+    def report(self) -> Report:
+        return self.worker.report()
+
+    def stop(self) -> None:
+        self.worker.stop.set()
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Post:
+    """A worker's place: who holds it, who makes the next one, what those before have done."""
+
+    make: Callable[[], Hand]
+    hand: Hand | None = None
+    latest: Report | None = None
+    before: list[Report] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def holder(self) -> Hand | None:
+        """Who holds it; waits while a fresh worker is put in the place of a dead one."""
+        with self.lock:
+            return self.hand
+
+    def fill(self) -> None:
+        """Start a worker; a place may be dying still, with a host that is not known to be lost."""
+        for tries_left in reversed(range(TRIES)):
+            try:
+                self.hand = self.make()
+                self.latest = self.hand.report()
+                return
+            except WorkerLost:
+                if not tries_left:
+                    raise
+
+    def look(self) -> list[Report]:
+        """The reports of this place's workers, the dead ones' included."""
+        hand = self.hand
+        if hand is not None:
+            with contextlib.suppress(WorkerLost):
+                self.latest = hand.report()
+        return [*self.before, *([self.latest] if self.latest else [])]
+
+    def dismiss(self, hand: Hand, replace: bool) -> None:
+        """Let a worker go; the first to notice puts a fresh one in its place."""
+        with self.lock:
+            if self.hand is not hand:
+                return
+            self.before, self.latest, self.hand = self.look(), None, None
+            hand.stop()
+            hand.close()
+            if replace:
+                self.fill()
+
+
+class Crew:
+    """The workers of a run. Thread-safe.
+
+    Attributes
+    ----------
+    slots : int
+        Shards to have in flight: `work.shards_in_flight` for each worker.
+    """
+
+    def __init__(self, job: Job, posts: list[_Post]) -> None:
+        self._job, self._posts = job, posts
+        self._free: queue.SimpleQueue[_Post | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        each = job.settings.work.shards_in_flight
+        self.slots = each * len(posts)
+        for post in posts * each:
+            self._free.put(post)
+
+    def process(self, shard: Shard) -> Receipt:
+        """Process a shard on the next free worker.
+
+        Raises
+        ------
+        StorageError, EngineError, Stopped
+            As `process_shard`. An `EngineError` costs the worker; the shard goes to another one
+            while there are any.
+        WorkerLost
+            `TRIES` workers have died over it; the message says what is left.
+        """
+        lost = 0
+        while True:
+            post, hand = self._take()
+            try:
+                return hand.process(shard)
+            except (WorkerLost, EngineError) as error:
+                if self._stopped.is_set():
+                    raise Stopped("stopped") from None
+                lost += isinstance(error, WorkerLost)
+                shard = self._after(error, post, hand, shard, last=lost == TRIES)
+            finally:
+                self._free.put(post)
+
+    def _after(self, error: Exception, post: _Post, hand: Hand, shard: Shard, last: bool) -> Shard:
+        """Replace a dead worker, do without a broken one; gives what is left of its shard."""
+        try:
+            post.dismiss(hand, replace=isinstance(error, WorkerLost))
+        except PagemillError as another:
+            log.warning("no worker takes its place: %s", another)
+        rest = self._rest(shard)
+        if last or not any(p.holder() for p in self._posts):
+            raise type(error)(f"{error}; {_left(rest)}") from None
+        log.warning("shard %d: %s; going on: %s", shard.number, error, _left(rest))
+        return rest
+
+    def reports(self) -> list[Report]:
+        """What each worker has done so far; one that died has its own."""
+        return [report for post in self._posts for report in post.look()]
+
+    def totals(self) -> Report:
+        """All reports as one."""
+        reports = self.reports()
+        pages: Counter[str] = Counter()
+        for report in reports:
+            pages.update(report.pages)
+        idle = [report.idle for report in reports if report.idle is not None]
+        return Report(
+            worker="all",
+            loads=sum(report.loads for report in reports),
+            documents=sum(report.documents for report in reports),
+            pages=dict(pages),
+            idle=sum(idle) / len(idle) if idle else None,
+        )
+
+    def stop(self) -> None:
+        """Ask all workers to stop; shards that are not finished end with `Stopped`."""
+        self._stopped.set()
+        for post in self._posts:
+            if post.hand is not None:
+                post.hand.stop()
+
+    def close(self) -> None:
+        """Let all workers go."""
+        with ThreadPoolExecutor(len(self._posts)) as pool:
+            for post in self._posts:
+                if post.hand is not None:
+                    pool.submit(post.hand.close)
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _take(self) -> tuple[_Post, Hand]:
+        while True:
+            post = self._free.get()
+            if self._stopped.is_set():
+                self._free.put(post)  # the next in line is to be told, too
+                raise Stopped("stopped")
+            if post is None:
+                self._free.put(None)
+                raise Stopped("no worker is left")
+            if (hand := post.holder()) is not None:
+                return post, hand
+            if not any(p.holder() for p in self._posts):
+                self._free.put(None)
+
+    def _rest(self, shard: Shard) -> Shard:
+        ledger = self._job.open_ledger()
+        ledger.refresh()
+        return unfinished(shard, ledger)
+
+
+def unfinished(shard: Shard, ledger: Ledger) -> Shard:
+    """The documents of a shard whose rows are still those that the plan saw."""
+
+    def untouched(uri: str, seen: str | None) -> bool:
+        now = ledger.get(uri)
+        return (now.version if now else None) == seen
+
+    items = tuple(item for item in shard.items if untouched(item.source.uri, item.seen))
+    return dataclasses.replace(shard, items=items)
+
+
+@contextlib.contextmanager
+def muster(job: Job, worker: Worker) -> Iterator[Crew]:
+    """The crew that `work.runner` asks for, with its engines loaded (``thread`` loads later).
+
+    Parameters
+    ----------
+    job : Job
+    worker : Worker
+        This process's own, which ``thread`` works with.
+
+    Raises
+    ------
+    UsageError, EngineError
+        No worker could be started; where some could, the run goes on with these.
+    """
+    with contextlib.ExitStack() as stack:
+        posts = [_Post(make) for make in _makers(job, worker, stack)]
+        errors = _fill(posts)
+        posts = [post for post in posts if post.hand is not None]
+        if not posts:
+            raise errors[0]
+        for error in errors:
+            log.warning("one worker less: %s", error)
+        crew = Crew(job, posts)
+        try:
+            yield crew
+        finally:
+            crew.close()
+
+
+def _makers(job: Job, worker: Worker, stack: contextlib.ExitStack) -> Sequence[Callable[[], Hand]]:
+    if job.settings.work.runner == "process":
+        from tasks.children import child_makers
+
+        return child_makers(job)
+    if job.settings.work.runner == "ray":
+        from tasks.ray_actors import actor_makers
+
+        return stack.enter_context(actor_makers(job))
+    return [lambda: LocalHand(job, worker)]
+
+
+def _fill(posts: list[_Post]) -> list[Exception]:
+    """Start all workers at once, since each loads a model; gives the errors of those that fail."""
+    errors: list[Exception] = []
+
+    def start(post: _Post) -> None:
+        try:
+            post.fill()
+        except Exception as error:
+            errors.append(error)
+
+    with ThreadPoolExecutor(len(posts)) as pool:
+        list(pool.map(start, posts))
+    return errors
+
+
+def _left(shard: Shard) -> str:
+    uris = [item.source.uri for item in shard.items]
+    more = f" and {len(uris) - 3} more" if len(uris) > 3 else ""
+    return f"{len(uris)} of its documents are left: {', '.join(uris[:3])}{more}"

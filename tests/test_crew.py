@@ -1,0 +1,333 @@
+"""The same rows from every runner, each engine loaded once, and dead workers replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import echo_settings, make_pdf, name, run, table
+
+from pagemill.errors import EngineError, OrchestratorError, Stopped, UsageError, WorkerLost
+from pagemill.settings import Settings
+from tasks.children import Child, claim, visible_gpus
+from tasks.crew import Crew, muster
+from tasks.job import Job, open_job
+from tasks.plan import Plan, plan_job
+from tasks.reconcile import Balance, Work, reconcile
+from tasks.worker import Worker
+
+SLOW = {"model__options": {"delay": 0.1}, "model__batch_size": 1}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crew")
+    for number in range(16):
+        make_pdf(folder / f"{number:02}.pdf", 2)
+    return folder
+
+
+def settings(tmp_path: Path, **more: Any) -> Settings:
+    return echo_settings(tmp_path, work__shard_documents=2, work__part_pages=2, **more)
+
+
+class Ran:
+    """A job on the crew that its settings ask for, shards from as many threads as it has slots."""
+
+    def __init__(self, source: Path, out: Path, settings: Settings) -> None:
+        self.started = datetime.now(UTC)
+        self.job: Job = open_job(str(source), str(out), settings)
+        self.worker = Worker(self.job)
+        self.plan: Plan = plan_job(self.job, self.worker.ledger)
+        self.worker.ledger.prepare(self.job.recipe)
+        self.errors: list[BaseException] = []
+
+    def go(self, meanwhile: Callable[[Crew], None] = lambda _: None) -> Balance:
+        with muster(self.job, self.worker) as crew, ThreadPoolExecutor(crew.slots) as pool:
+            futures = [pool.submit(crew.process, shard) for shard in self.plan.shards]
+            meanwhile(crew)
+            self.errors = [e for f in futures if (e := f.exception())]
+            receipts = [f.result() for f in futures if not f.exception()]
+            reports = crew.reports()
+        work = Work(receipts, [e for e in self.errors if isinstance(e, Exception)], reports)
+        return reconcile(self.job, self.plan, self.worker.ledger, work, self.started)
+
+
+def texts(out: Path) -> dict[tuple[str, int], str]:
+    return {(name(row), row["page_number"]): row["text"] for row in table(out)}
+
+
+def test_threads_and_processes_write_the_same_rows_and_load_once(
+    source: Path, tmp_path: Path
+) -> None:
+    run(source, tmp_path / "plain", settings(tmp_path))
+    wanted = texts(tmp_path / "plain")
+    assert len(wanted) == 32
+    alone = Ran(source, tmp_path / "thread", settings(tmp_path)).go()
+    slow = settings(tmp_path, work__runner="process", work__workers=2, **SLOW)
+    two = Ran(source, tmp_path / "process", slow).go()
+    for out, balance in (("thread", alone), ("process", two)):
+        assert texts(tmp_path / out) == wanted
+        assert balance.balanced
+        assert balance.pages["read"] == {"ok": 32}
+    assert sum(r["loads"] for r in alone.workers) <= 1  # resident, if a test before used it
+    assert [(r["worker"], r["loads"]) for r in two.workers] == [("child-1", 1), ("child-2", 1)]
+    assert all(r["documents"] > 0 for r in two.workers)
+
+
+def _children(crew: Crew) -> list[Child]:
+    return [post.hand for post in crew._posts if isinstance(post.hand, Child)]
+
+
+def _wait_for_rows(out: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not list(out.glob("recipe=*/pages/*.parquet")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_child_is_replaced_and_nothing_is_lost_or_doubled(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    slow = settings(tmp_path, work__runner="process", work__workers=2, **SLOW)
+    ran = Ran(source, out, slow)
+
+    def kill_one(crew: Crew) -> None:
+        _wait_for_rows(out)
+        os.kill(_children(crew)[0].pid, signal.SIGKILL)
+
+    balance = ran.go(kill_one)
+    assert ran.errors == []
+    assert balance.balanced
+    assert len(texts(out)) == balance.pages["rows"] == 32
+    assert [r["worker"] for r in balance.workers].count("child-1") == 2
+    assert {r["loads"] for r in balance.workers} == {1}
+
+
+def test_a_shard_that_kills_every_worker_is_given_up_by_name_and_the_next_run_completes_it(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    changes = {"work__workers": 1, "work__shards_in_flight": 1, **SLOW}
+    ran = Ran(source, out, settings(tmp_path, work__runner="process", **changes))
+    ran.plan.shards = ran.plan.shards[:1]
+    done = threading.Event()
+
+    def kill_all(crew: Crew) -> None:
+        def killer() -> None:
+            killed: set[int] = set()
+            while not done.wait(0.02):
+                for child in _children(crew):
+                    if child.pid not in killed:
+                        killed.add(child.pid)
+                        os.kill(child.pid, signal.SIGKILL)
+
+        threading.Thread(target=killer, daemon=True).start()
+
+    try:
+        balance = ran.go(kill_all)
+    finally:
+        done.set()
+    (error,) = ran.errors
+    assert isinstance(error, WorkerLost)
+    assert "killed by SIGKILL" in str(error)
+    assert "2 of its documents are left" in str(error)
+    assert "00.pdf" in str(error)
+    assert not balance.balanced
+    assert run(source, out, settings(tmp_path)).balanced
+
+
+def test_an_engine_that_breaks_costs_its_worker_and_the_others_go_on(
+    source: Path, tmp_path: Path
+) -> None:
+    slow = settings(tmp_path, work__runner="process", work__workers=2, **SLOW)
+    ran = Ran(source, tmp_path / "out", slow)
+
+    def break_one(crew: Crew) -> None:
+        hand, real = _children(crew)[0], Child.process
+
+        def out_of_memory(self: Child, shard: Any) -> Any:
+            if self is hand:
+                raise EngineError("CUDA out of memory")
+            return real(self, shard)
+
+        hand.process = out_of_memory.__get__(hand)  # type: ignore[method-assign]
+
+    with muster(ran.job, ran.worker) as crew:
+        break_one(crew)
+        with ThreadPoolExecutor(crew.slots) as pool:
+            receipts = list(pool.map(crew.process, ran.plan.shards))
+        assert len(_children(crew)) == 1
+    assert sum(r.documents for r in receipts) == 16
+    assert len(texts(tmp_path / "out")) == 32
+
+
+def test_without_any_engine_left_the_cause_is_told_once(source: Path, tmp_path: Path) -> None:
+    ran = Ran(source, tmp_path / "out", settings(tmp_path))
+    with muster(ran.job, ran.worker) as crew:
+        hand: Any = crew._posts[0].hand
+
+        def broken(shard: Any) -> Any:
+            raise EngineError("the card fell off the bus")
+
+        hand.process = broken
+        with ThreadPoolExecutor(crew.slots) as pool:
+            errors = [
+                f.exception() for f in [pool.submit(crew.process, s) for s in ran.plan.shards]
+            ]
+    told = [e for e in errors if isinstance(e, EngineError)]
+    assert 1 <= len(told) <= crew.slots
+    assert all(isinstance(e, Stopped) for e in errors if e not in told)
+
+
+def test_stop_ends_the_shards_of_all_workers(source: Path, tmp_path: Path) -> None:
+    slow = {**SLOW, "model__options": {"delay": 30.0}}
+    ran = Ran(source, tmp_path / "out", settings(tmp_path, work__runner="process", **slow))
+    ran.go(Crew.stop)
+    assert len(ran.errors) == 8
+    assert all(isinstance(error, Stopped) for error in ran.errors)
+
+
+def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> None:
+    job = open_job(str(source), str(tmp_path / "out"), settings(tmp_path))
+    child = Child(job, "child-1")
+    assert child._process.stdin
+    child._process.stdin.close()  # as the kernel does when the parent is killed
+    assert child._process.wait(timeout=60) == 0
+    with pytest.raises(WorkerLost, match="child-1"):
+        child.report()
+    child.close()
+
+
+def test_a_model_that_cannot_be_loaded_is_the_error_of_the_run(
+    source: Path, tmp_path: Path
+) -> None:
+    wrong = settings(tmp_path, work__runner="process", model__options={"nonsense": 1})
+    ran = Ran(source, tmp_path / "out", wrong)
+    with pytest.raises(UsageError, match=r"model\.options of echo"):
+        ran.go()
+
+
+# -- GPUs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for nvidia-smi that lists two; nothing here runs on them."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 0\necho 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_is_claimed_by_one_child_and_free_again_when_it_is_killed(
+    source: Path, tmp_path: Path
+) -> None:
+    assert visible_gpus() == ["0", "1"]
+    job = open_job(str(source), str(tmp_path / "out"), settings(tmp_path))
+    first, second = (Child(job, "gpu", ["0", "1"]) for _ in range(2))
+    seen = [_environment(child)["CUDA_VISIBLE_DEVICES"] for child in (first, second)]
+    assert seen == ["0", "1"]
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert (first.name, second.name) == ("gpu-0", "gpu-1")
+    with pytest.raises(EngineError, match="other runs of pagemill hold the GPUs"):
+        Child(job, "gpu", ["0", "1"])
+    os.kill(second.pid, signal.SIGKILL)
+    second.close()
+    with claim(["0", "1"], 1) as (names, _):
+        assert names == ["1"]
+    first.close()
+
+
+def _environment(child: Child) -> dict[str, str]:
+    data = Path(f"/proc/{child.pid}/environ").read_text()
+    return dict(pair.split("=", 1) for pair in data.split("\0") if "=" in pair)
+
+
+def test_too_few_gpus_are_told_before_anything_is_loaded(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert visible_gpus() == ["3"]
+    wanted = settings(
+        tmp_path, work__runner="process", work__gpus_per_worker=2, model__framework="transformers"
+    )
+    ran = Ran.__new__(Ran)
+    ran.job = Job(str(source), str(tmp_path / "out"), wanted, Any, "run")  # type: ignore[arg-type]
+    with (
+        pytest.raises(UsageError, match="1 workers of 2 GPUs do not fit on the 1 GPUs"),
+        muster(ran.job, None),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+# -- Ray -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A real Ray cluster of three nodes on this machine; the driver knows its address alone."""
+    pytest.importorskip("ray", reason="pip install 'pagemill[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
+        from ray.cluster_utils import Cluster
+
+        small = {"object_store_memory": 80 << 20, "include_dashboard": False}
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+        nodes = [started.add_node(num_cpus=2, object_store_memory=80 << 20) for _ in range(2)]
+        yield started, nodes
+        started.shutdown()
+
+
+def test_a_ray_cluster_writes_the_same_rows_and_survives_the_loss_of_a_node(
+    cluster: Any, source: Path, tmp_path: Path
+) -> None:
+    started, nodes = cluster
+    run(source, tmp_path / "plain", settings(tmp_path))
+    changes = {
+        "work__runner": "ray",
+        "work__ray_address": started.address,
+        "work__workers": 2,
+        **SLOW,
+    }
+    whole = Ran(source, tmp_path / "whole", settings(tmp_path, **changes)).go()
+    assert texts(tmp_path / "whole") == texts(tmp_path / "plain")
+    assert len({r["worker"] for r in whole.workers}) == 2
+    assert [r["loads"] for r in whole.workers] == [1, 1]
+    assert all(r["documents"] > 0 for r in whole.workers)
+
+    out = tmp_path / "out"
+    ran = Ran(source, out, settings(tmp_path, **changes))
+
+    def lose_a_node(_: Crew) -> None:
+        _wait_for_rows(out)
+        started.remove_node(nodes[-1], allow_graceful=False)
+
+    balance = ran.go(lose_a_node)
+    assert ran.errors == []
+    assert balance.balanced
+    assert texts(out) == texts(tmp_path / "plain")
+    assert len(balance.workers) >= 2  # the one that was lost, too, and who took its place
+    assert {r["loads"] for r in balance.workers} == {1}
+
+
+def test_no_cluster_at_the_address_is_told_with_the_remedy(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="pip install 'pagemill[ray]'")
+    nowhere = settings(tmp_path, work__runner="ray", work__ray_address="127.0.0.1:9")
+    with pytest.raises(OrchestratorError, match="ray start --head"):
+        Ran(source, tmp_path / "out", nowhere).go()
