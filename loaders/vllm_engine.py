@@ -8,14 +8,17 @@ own chat template and tokenized as transformers does it, so both engines are ask
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from loaders.checkpoint import declared_quantization, is_folder, read_config, scheme_name
-from loaders.engine import FinishReason, Request, RequestError
+from loaders.engine import Completion, FinishReason, Request, RequestError
 from loaders.errors import LoadError, one_line
 from loaders.families import Family
 from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
@@ -23,6 +26,7 @@ from loaders.memory import give_back
 from loaders.pictures import data_url, for_model
 from loaders.streaming import Draft, StreamingEngine
 from loaders.support import refuse_family, refuse_pair
+from loaders.visits import Visit, Visits
 from loaders.vlm_loader import QuantizationType, VLMConfig
 from pagemill.errors import EngineError, ErrorKind
 
@@ -63,6 +67,7 @@ class VLLMEngine(StreamingEngine):
         arguments = _arguments(config, own, mistral)
         self._prompter = _MistralPrompter() if mistral else _TemplatePrompter(config)
         self._numbers = itertools.count()
+        self._visits = Visits()
         self._vllm: Any = None
         super().__init__(config.batch_size, in_flight=2 * config.batch_size)
         self.version = f"vllm {version_of_vllm()}"
@@ -93,6 +98,17 @@ class VLLMEngine(StreamingEngine):
     def _refusal(self, request: Request) -> str | None:
         return self._prompter.refusal(request)
 
+    def submit(self, request: Request) -> Future[Completion]:
+        """Queue a request; those about the same images share what it takes to read them."""
+        self._visits.enter(request)
+        try:
+            future = super().submit(request)
+        except BaseException:
+            self._visits.leave(request)
+            raise
+        future.add_done_callback(lambda _: self._visits.leave(request))
+        return future
+
     async def _answer(self, request: Request, draft: Draft) -> FinishReason:
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -109,9 +125,7 @@ class VLLMEngine(StreamingEngine):
             draft.text = self._vllm.renderer.tokenizer.decode(tokens, skip_special_tokens=True)
 
     async def _generate(self, request: Request, draft: Draft, tokens: list[int]) -> FinishReason:
-        (prompt,) = await self._prompter.render(self._vllm.renderer, request)
-        draft.prompt_tokens = len(prompt["prompt_token_ids"])
-        stream = self._vllm.generate(prompt, self._params(request), str(next(self._numbers)))
+        stream = self._stream(request, draft)
         try:
             async for output in stream:
                 (said,) = output.outputs
@@ -127,7 +141,21 @@ class VLLMEngine(StreamingEngine):
                     return "loop"
             return "length"
         finally:
-            await stream.aclose()  # ends the request inside vLLM, if it has not ended
+            await stream.aclose()
+
+    async def _stream(self, request: Request, draft: Draft) -> AsyncGenerator[Any]:
+        """What vLLM says, bit by bit; closing it ends the request inside vLLM."""
+        visit, renderer = self._visits.of(request), self._vllm.renderer
+        async with contextlib.AsyncExitStack() as stack:
+            async with visit.door:
+                prompt = await self._prompter.render(renderer, request, visit)
+                draft.prompt_tokens = len(prompt["prompt_token_ids"])
+                said = self._vllm.generate(prompt, self._params(request), str(next(self._numbers)))
+                stack.push_async_callback(said.aclose)
+                first = await anext(said)
+            yield first
+            async for output in said:
+                yield output
 
     def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
@@ -166,8 +194,8 @@ class _TemplatePrompter:
         found = next((token for token in self._special if token in request.prompt), None)
         return f"the prompt contains the special token {found!r}: reword it" if found else None
 
-    async def render(self, renderer: Any, request: Request) -> Any:
-        """The prompt as vLLM takes it, in a list of one."""
+    async def render(self, renderer: Any, request: Request, visit: Visit) -> dict[str, Any]:
+        """The prompt as vLLM takes it."""
         content = [*({"type": "image"} for _ in request.images)]
         content.append({"type": "text", "text": request.prompt})
         text = self._processor.apply_chat_template(
@@ -176,12 +204,17 @@ class _TemplatePrompter:
         tokenizer = self._processor.tokenizer
         # As transformers does it: some templates write the first token, others leave it.
         begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        prompt: dict[str, Any] = {
-            "prompt_token_ids": tokenizer(text, add_special_tokens=not begun)["input_ids"]
-        }
+        ids: list[int] = tokenizer(text, add_special_tokens=not begun)["input_ids"]
+        if (ready := visit.prompt_for(ids)) is not None:
+            return ready
+        prompt: dict[str, Any] = {"prompt_token_ids": ids}
         if request.images:
+            names = [f"{visit.name}-{number}" for number in range(len(request.images))]
             prompt["multi_modal_data"] = {"image": [for_model(image) for image in request.images]}
-        return await renderer.render_cmpl_async([prompt])
+            prompt["multi_modal_uuids"] = {"image": names}  # or vLLM would hash the pixels
+        (rendered,) = await renderer.render_cmpl_async([prompt])
+        visit.keep(ids, rendered)
+        return dict(rendered)
 
 
 class _MistralPrompter:
@@ -191,8 +224,8 @@ class _MistralPrompter:
         """None: mistral_common reads a special token in a prompt as plain text."""
         return None
 
-    async def render(self, renderer: Any, request: Request) -> Any:
-        """The prompt as vLLM takes it, in a list of one."""
+    async def render(self, renderer: Any, request: Request, _: Visit) -> dict[str, Any]:
+        """The prompt as vLLM takes it."""
         from vllm.renderers import ChatParams
 
         # mistral_common knows no other form of an image that is already in memory.
@@ -203,8 +236,8 @@ class _MistralPrompter:
             "role": "user",
             "content": [*images, {"type": "text", "text": request.prompt}],
         }
-        _, prompts = await renderer.render_chat_async([[message]], ChatParams())
-        return prompts
+        _, (prompt,) = await renderer.render_chat_async([[message]], ChatParams())
+        return dict(prompt)
 
 
 def version_of_vllm() -> str:
@@ -298,7 +331,7 @@ def _arguments(config: VLMConfig, own: str, mistral: bool) -> dict[str, Any]:
         # Every page is new: a cache would only cost memory, and threads cannot share it.
         "mm_processor_cache_gb": 0,
         "renderer_num_workers": RENDERERS,
-        "enable_prefix_caching": False,
+        "enable_prefix_caching": True,  # for the further outputs of a page, see `visits`
         "limit_mm_per_prompt": {"video": 0, "audio": 0},
         "worker_extension_cls": "loaders.vllm_worker.WeighingWorker",
         "disable_log_stats": True,

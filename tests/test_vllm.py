@@ -133,6 +133,34 @@ def test_the_time_is_shared(loader: VLMLoader) -> None:
     assert sum(answer.seconds for answer in answers) == pytest.approx(spent, rel=0.05)
 
 
+def test_all_that_is_asked_of_a_page_is_one_visit(
+    loader: VLMLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, other = page(LINES * 6), page(LINES * 6)
+    questions = [Request((other,), prompt, 20) for prompt in (PROMPT, "Describe this image.")]
+    expected = [read(loader, question)[0].text for question in questions]
+    vllm: Any = loader.engine._vllm  # type: ignore[attr-defined]
+    rendered, cached = [], []
+    render, generate = vllm.renderer.render_cmpl_async, vllm.generate
+
+    async def count_render(*arguments: Any) -> Any:
+        rendered.append(1)
+        return await render(*arguments)
+
+    async def note_cached(*arguments: Any) -> Any:
+        async for output in (said := generate(*arguments)):
+            cached.append(output.num_cached_tokens)
+            yield output
+        await said.aclose()
+
+    monkeypatch.setattr(vllm.renderer, "render_cmpl_async", count_render)
+    monkeypatch.setattr(vllm, "generate", note_cached)
+    together = [Request((image,), question.prompt, 20) for question in questions]
+    assert [answer.text for answer in read(loader, *together)] == expected
+    assert len(rendered) == 1
+    assert max(cached) >= 128  # a whole block of the image's tokens
+
+
 def test_what_is_submitted_later_may_end_earlier(loader: VLMLoader) -> None:
     order: list[str] = []
     done = threading.Event()
