@@ -32,6 +32,14 @@ class Bucket:
         except S3Error as error:
             raise (Missing(str(error)) if error.code == "NoSuchKey" else error) from None
 
+    def read_range(self, path: str, etag: str, start: int, size: int) -> bytes:
+        span = start, start + size - 1
+        try:
+            return self._s3.get(self._bucket, self._key(path), span, etag)[0]
+        except S3Error as error:
+            stale = error.code in ("PreconditionFailed", "NoSuchKey")
+            raise (Changed(str(error)) if stale else error) from None
+
     def create(self, path: str, data: bytes) -> str:
         try:
             return self._s3.put(self._bucket, self._key(path), data, IfNoneMatch="*")

@@ -47,6 +47,17 @@ class Disk:
         with _explained("read", self._root / path), (self._root / path).open("rb") as file:
             return file.read(), _etag(os.fstat(file.fileno()))
 
+    def read_range(self, path: str, etag: str, start: int, size: int) -> bytes:
+        file = self._root / path
+        with _explained("read", file):
+            try:
+                with file.open("rb") as stream:
+                    if _etag(os.fstat(stream.fileno())) == etag:
+                        return os.pread(stream.fileno(), size, start)
+            except FileNotFoundError:
+                pass
+        raise Changed(f"cannot read {file}: somebody else replaced it: look again")
+
     def create(self, path: str, data: bytes) -> str:
         target = self._root / path
         with _explained("write", target), self._written(target, data) as temporary:

@@ -58,10 +58,13 @@ class S3Body:
         Of exactly the bytes that are read.
     """
 
-    def __init__(self, s3: S3, bucket: str, key: str) -> None:
+    def __init__(
+        self, s3: S3, bucket: str, key: str, span: tuple[int, int] | None, etag: str | None
+    ) -> None:
         self._s3, self._bucket, self._key = s3, bucket, key
-        self._at = 0
-        self._body, self.found = s3.start(bucket, key)
+        self._span, self._etag, self._at = span, etag, 0
+        self._body, self.found = self._start()
+        self._etag = self.found.etag
 
     def __enter__(self) -> S3Body:
         return self
@@ -105,11 +108,17 @@ class S3Body:
                 raise
         return b"".join(parts)
 
+    def _start(self) -> tuple[Any, S3Object]:
+        which = {"IfMatch": f'"{self._etag}"'} if self._etag else {}
+        if self._span or self._at:
+            first, last = self._span or (0, "")
+            which["Range"] = f"bytes={first + self._at}-{last}"
+        return self._s3.start(self._bucket, self._key, **which)
+
     def _resume(self) -> None:
         self._body.close()
-        rest = {"Range": f"bytes={self._at}-", "IfMatch": f'"{self.found.etag}"'}
         try:
-            self._body, now = self._s3.start(self._bucket, self._key, **rest)
+            self._body, now = self._start()
         except S3Error as error:
             if error.code in ("PreconditionFailed", "NoSuchKey"):
                 raise self._changed() from None
@@ -214,23 +223,37 @@ class S3:
             raise
         return _object(key, response)
 
-    def open(self, bucket: str, key: str) -> S3Body:
+    def open(
+        self,
+        bucket: str,
+        key: str,
+        span: tuple[int, int] | None = None,
+        etag: str | None = None,
+    ) -> S3Body:
         """Start to read an object; close it, or use it as a context manager.
 
-        Reading raises code ``Changed`` where the connection broke and the rest is another's.
+        `span` asks for some of it, from the first to the last byte; `etag` for this version
+        only. Reading raises code ``Changed`` where the connection broke and the rest is of
+        another version.
         """
-        return S3Body(self, bucket, key)
+        return S3Body(self, bucket, key, span, etag)
 
-    def start(self, bucket: str, key: str, **rest: Any) -> tuple[Any, S3Object]:
+    def start(self, bucket: str, key: str, **which: Any) -> tuple[Any, S3Object]:
         """A body as the client gives it, and whose it is; `S3Body` reads it."""
-        response = self._call("read", bucket, key, "get_object", Key=key, **rest)
+        response = self._call("read", bucket, key, "get_object", Key=key, **which)
         return response["Body"], _object(key, response)
 
-    def get(self, bucket: str, key: str) -> tuple[bytes, str]:
-        """An object's bytes and the etag of exactly these."""
+    def get(
+        self,
+        bucket: str,
+        key: str,
+        span: tuple[int, int] | None = None,
+        etag: str | None = None,
+    ) -> tuple[bytes, str]:
+        """An object's bytes and the etag of exactly these; `span` and `etag` as in `open`."""
         for attempt in range(1, TRIES + 1):
             try:
-                with self.open(bucket, key) as body:
+                with self.open(bucket, key, span, etag) as body:
                     return b"".join(body), body.found.etag
             except S3Error as error:
                 if error.code != "Changed" or attempt == TRIES:

@@ -84,6 +84,16 @@ class Storage:
         """An object's bytes and the etag of exactly these bytes. Raises `Missing`."""
         return self._folder.read_versioned(path)
 
+    def read_range(self, path: str, etag: str, start: int, size: int) -> bytes:
+        """`size` bytes of this version of an object, from byte `start` on.
+
+        Raises
+        ------
+        Changed
+            What is there is another version, or nothing is there.
+        """
+        return self._folder.read_range(path, etag, start, size)
+
     def create(self, path: str, data: bytes) -> str:
         """Write an object, atomically and only if there is none; returns its etag.
 

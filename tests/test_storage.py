@@ -75,6 +75,16 @@ def test_replace_takes_the_etag_that_was_read_and_no_older_one(out: Storage) -> 
     assert out.list() == [("a", third, 1)]
 
 
+def test_a_range_is_read_of_one_version_only(out: Storage) -> None:
+    first = out.create("a", b"0123456789")
+    assert out.read_range("a", first, 3, 4) == b"3456"
+    second = out.replace("a", b"abcdefghij", first)
+    assert out.read_range("a", second, 8, 2) == b"ij"
+    for path, etag in (("a", first), ("b", first)):
+        with pytest.raises(Changed):
+            out.read_range(path, etag, 3, 4)
+
+
 def test_replace_of_nothing_has_changed(out: Storage) -> None:
     etag = out.create("a", b"1")
     out.delete("a")
@@ -510,6 +520,16 @@ def test_a_request_that_hangs_is_made_again(
     proxy.strike("hang")
     assert out.read_versioned("a") == (b"1", etag)
     assert proxy.faults == {"hang": 2}
+
+
+def test_a_range_cut_midway_goes_on_where_it_broke(s3: S3Server, proxy: FaultProxy) -> None:
+    out, data = Storage(f"s3://{s3.bucket()}", proxy.options), os.urandom(10_000)
+    etag = out.create("a", data)
+    proxy.requests.clear()
+    proxy.strike("cut")
+    assert out.read_range("a", etag, 1000, 2000) == data[1000:3000]
+    asked = [request.headers["Range"] for request in proxy.requests]
+    assert len(asked) == 2 and all(span.endswith("-2999") for span in asked)
 
 
 def test_a_server_that_never_answers_is_given_up(
