@@ -213,7 +213,8 @@ class _ShardRun:
         engine = self.worker.engine()
         key = f"{self.shard.number} {document.item.source.uri} {page.number}"
         self.asked.add(key)
-        asked = read_page(engine, page, self.settings.outputs, key, self.settings.model.confidence)
+        submit, confidence = self.worker.submit, self.settings.model.confidence
+        asked = read_page(submit, page, self.settings.outputs, key, confidence)
 
         def finish() -> None:
             answers = {name: self._wait(answer) for name, answer in asked.items()}

@@ -7,13 +7,17 @@ recorded in the row's `attempts`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from loaders.engine import Completion, Engine, Request, RequestError
+from loaders.engine import Completion, Request, RequestError
 from pagemill.document import PageImage
 from pagemill.errors import ErrorKind
 from pagemill.settings import Output
+
+Submit = Callable[[Request], Future[Completion]]
+"""`Engine.submit`."""
 
 HOTTER = 0.4
 """Temperature of the second attempt, where the first looped."""
@@ -57,7 +61,7 @@ class Answer:
 
 
 def read_page(
-    engine: Engine, page: PageImage, outputs: dict[str, Output], key: str, confidence: bool
+    submit: Submit, page: PageImage, outputs: dict[str, Output], key: str, confidence: bool
 ) -> dict[str, Future[Answer]]:
     """Ask for every output of a page at once, and where `confidence` how sure the model is.
 
@@ -68,15 +72,15 @@ def read_page(
         name: Request((page.image,), o.prompt, o.max_new_tokens, o.temperature, key, confidence)
         for name, o in outputs.items()
     }
-    return {name: _Attempts(engine, request).future for name, request in requests.items()}
+    return {name: _Attempts(submit, request).future for name, request in requests.items()}
 
 
 class _Attempts:
     """The ladder of one output. Each step starts when the one before ends, in its thread."""
 
-    def __init__(self, engine: Engine, request: Request) -> None:
+    def __init__(self, submit: Submit, request: Request) -> None:
         self.future: Future[Answer] = Future()
-        self._engine = engine
+        self._ask = submit
         self._request = request
         self._first: Completion | None = None
         self._spent = Answer(None, "error", [])
@@ -84,7 +88,7 @@ class _Attempts:
 
     def _submit(self) -> None:
         try:
-            self._engine.submit(self._request).add_done_callback(self._judge)
+            self._ask(self._request).add_done_callback(self._judge)
         except Exception as error:
             self.future.set_exception(error)
 

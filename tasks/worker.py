@@ -12,10 +12,11 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from loaders.engine import Engine
+from loaders.engine import Completion, Engine, Request
 from loaders.resident import loads, resident
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger, Row
+from tasks.feed import Feed
 from tasks.job import Job
 from tasks.plan import deciders
 
@@ -57,7 +58,7 @@ class Report:
     pages : dict
         Rows by status.
     idle : float or None
-        Share of the time since the engine was first used that it had nothing to do.
+        Share of the time that the engine held fewer requests than it can, while there was work.
     """
 
     worker: str
@@ -79,8 +80,7 @@ class Worker:
         self.meter = Meter()
         self.stop = threading.Event()
         self._engine: Engine | None = None
-        self._first_use = 0.0
-        self._busy_before = 0.0
+        self._feed: Feed | None = None
         self._readings: dict[str, Future[list[Row]]] = {}
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -89,10 +89,15 @@ class Worker:
         """The resident engine, loaded when the first page needs it."""
         with self._loading:
             if self._engine is None:
-                engine = resident(self.job.settings.model)
-                self._first_use, self._busy_before = time.monotonic(), engine.busy_seconds
-                self._engine = engine
+                self._engine = resident(self.job.settings.model)
+                self._feed = Feed(self._engine)
             return self._engine
+
+    def submit(self, request: Request) -> Future[Completion]:
+        """Ask the resident engine."""
+        self.engine()
+        assert self._feed is not None
+        return self._feed.submit(request)
 
     @property
     def loaded_engine(self) -> Engine | None:
@@ -100,12 +105,8 @@ class Worker:
         return self._engine
 
     def engine_idle_share(self) -> float | None:
-        """Share of the time since the engine was first used that it had nothing to do."""
-        if self._engine is None:
-            return None
-        there = time.monotonic() - self._first_use
-        busy = self._engine.busy_seconds - self._busy_before
-        return min(1.0, max(0.0, 1 - busy / there)) if there else None
+        """Share of the time that the engine held less than it can while there was work."""
+        return self._feed.hungry_share if self._feed else None
 
     def report(self) -> Report:
         """What it has done so far."""
