@@ -9,10 +9,11 @@ Used inside the render child; nothing here trusts the file.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from importlib import import_module
 from typing import BinaryIO, NamedTuple, Protocol
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 
 MAX_RATIO = 100
 """Models refuse pages with sides of 200:1; narrower ones are padded with white to this."""
@@ -30,19 +31,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-# Explicit, since Pillow's own list has EPS, which runs Ghostscript. The first five are cheap to
-# load; a plugin below is imported only for a file that none above it knows.
-_FORMATS: tuple[tuple[str, str | None], ...] = (
-    ("JPEG", None),
-    ("PNG", None),
-    ("GIF", None),
-    ("BMP", None),
-    ("PPM", None),
-    ("TIFF", "PIL.TiffImagePlugin"),
-    ("WEBP", "PIL.WebPImagePlugin"),
-    ("JPEG2000", "PIL.Jpeg2KImagePlugin"),
-    ("AVIF", "PIL.AvifImagePlugin"),
-)
+# Explicit, since Pillow's own list has EPS, which runs Ghostscript.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF", "HEIF")
 
 
 class DrawError(Exception):
@@ -69,6 +59,19 @@ class Fit(NamedTuple):
 
     page: tuple[int, int]
     picture: tuple[int, int]
+
+
+def load_decoders() -> None:
+    """Import what decodes, without threads: a render child may start none."""
+    Image.preinit()
+    for plugin in ("Tiff", "WebP", "Jpeg2K"):
+        import_module(f"PIL.{plugin}ImagePlugin")
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    with suppress(ImportError):
+        pi_heif = import_module("pi_heif")
+        pi_heif.register_heif_opener(
+            decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+        )
 
 
 def target_size(width_pt: float, height_pt: float, render: Bounds) -> tuple[int, int]:
@@ -128,10 +131,16 @@ def is_blank(image: Image.Image, blank_ink: float) -> bool:
 
     The background is the commonest luminance; ink differs from it by more than 32 levels.
     """
+    few = image.resize((-(-image.width // 4), -(-image.height // 4)), Image.Resampling.NEAREST)
+    # A sixteenth of the pixels, a tenth of the time: what has enough ink there has enough.
+    return _ink(few) < 16 * blank_ink and _ink(image) < blank_ink
+
+
+def _ink(image: Image.Image) -> float:
     counts = image.convert("L").histogram()
     background = counts.index(max(counts))
     ink = sum(counts) - sum(counts[max(0, background - _INK_LEVELS) : background + _INK_LEVELS + 1])
-    return ink < blank_ink * sum(counts)
+    return ink / sum(counts)
 
 
 def on_white(picture: Image.Image, page: tuple[int, int]) -> Image.Image:
@@ -167,33 +176,21 @@ def open_image(file: BinaryIO, max_pixels: int) -> tuple[Image.Image, int]:
 
 
 def _identify(file: BinaryIO) -> Image.Image:
-    for name, plugin in _FORMATS:
-        try:
-            if plugin:
-                import_module(plugin)
-            file.seek(0)
-            return Image.open(file, formats=(name,))
-        except UnidentifiedImageError:
-            continue
-        except Image.DecompressionBombError as error:
-            raise DrawError("too_large", "the image declares far too many pixels") from error
-        except (ImportError, OSError, ValueError, TypeError, KeyError, SyntaxError) as error:
-            raise DrawError("corrupt", f"damaged {name} image: {error}") from error
-    return _identify_heif(file)
-
-
-def _identify_heif(file: BinaryIO) -> Image.Image:
-    file.seek(0)
-    if file.read(12)[4:8] != b"ftyp":
-        raise DrawError("corrupt", "no decoder takes this image")
-    try:
-        import_module("pillow_heif").register_heif_opener()
-        file.seek(0)
-        return Image.open(file, formats=("HEIF",))
-    except ImportError:
-        raise DrawError("unsupported", "HEIC image: install pillow-heif, or convert it") from None
-    except (OSError, ValueError) as error:
-        raise DrawError("corrupt", f"damaged HEIC image: {error}") from error
+    for name in _FORMATS:
+        if name in Image.OPEN:
+            try:
+                file.seek(0)
+                return Image.open(file, formats=(name,))
+            except UnidentifiedImageError:
+                continue
+            except Image.DecompressionBombError as error:
+                raise DrawError("too_large", "the image declares far too many pixels") from error
+            except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:
+                raise DrawError("corrupt", f"damaged {name} image: {error}") from error
+    file.seek(4)
+    if file.read(4) == b"ftyp" and "HEIF" not in Image.OPEN:
+        raise DrawError("unsupported", "HEIC image: install pi-heif, or convert it")
+    raise DrawError("corrupt", "no decoder takes this image")
 
 
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:

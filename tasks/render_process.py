@@ -6,30 +6,27 @@ runs inside.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import select
 import signal
 import struct
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
 from pagemill.document import Failure, PageFailure, PageImage
 from pagemill.errors import ErrorKind, PagemillError, Stopped
 from pagemill.settings import Limits, Settings
+from tasks.fork_server import fork_child
 
-_PROJECT = Path(__file__).resolve().parents[1]
 _MAX_HEADER = 2 << 20
 _MAX_MESSAGE = 300
-_START_SECONDS = 120.0  # Python and its imports on an overloaded machine; no document is read yet
+_START_SECONDS = 120.0  # a fork on an overloaded machine; no document is read yet
 _TICK = 0.2
-_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 _TRANSIENT_DEATHS = {
     signal.SIGXCPU: (ErrorKind.TIME_OUT, "it used up `limits.seconds_per_document` of CPU time"),
     signal.SIGABRT: (ErrorKind.OUT_OF_MEMORY, "it gave up, as it does when memory runs out"),
@@ -85,20 +82,22 @@ class Child:
         seconds = settings.limits.seconds_per_page
         # Poppler keeps the time itself, process by process; this is for when it does not.
         self._patience = seconds if drawer != "poppler" else 2 * seconds + 5
-        self._errors = os.memfd_create("stderr")
+        reads, self._requests = os.pipe()
+        self._frames, writes = os.pipe()
+        with suppress(OSError):  # a fourth of a page instead of a sixtieth
+            fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 1 << 20)
         # Opened anew: read-only, and with a position of its own.
         document = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
         try:
-            self._process = _spawn(document, self._errors)
-        except OSError as error:
-            os.close(self._errors)
-            raise PagemillError(f"the render process cannot be started: {error}") from error
+            self._process = fork_child((reads, writes, document))
+        except BaseException:
+            self._hang_up()
+            raise
         finally:
-            os.close(document)
-        assert self._process.stdin and self._process.stdout
-        self._requests, self._frames = self._process.stdin, self._process.stdout
+            for descriptor in (reads, writes, document):
+                os.close(descriptor)
         try:
-            self._begin(_job(drawer, document, settings))
+            self._begin(job(drawer, settings))
         except BaseException:
             self.close()
             raise
@@ -108,8 +107,7 @@ class Child:
         try:
             self._header(_START_SECONDS)
         except ChildError as error:
-            why = self._last_error() or error.failure.message
-            raise PagemillError(f"the render process cannot start: {why}") from error
+            raise PagemillError(f"a render process cannot start: {error}") from error
 
     def opened(self) -> int:
         """The number of pages. Raises `ChildError` with the reason if there are none."""
@@ -140,18 +138,16 @@ class Child:
 
     def close(self) -> None:
         """Kill the process and all that it started; leave nothing behind."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with suppress(BrokenPipeError):
-            self._requests.close()
-        self._frames.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
-        os.close(self._errors)
+        self._process.end()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        os.close(self._requests)
+        os.close(self._frames)
 
     def _write(self, message: Any) -> None:
         with suppress(BrokenPipeError):  # its death is noticed, with the reason, on reading
-            self._requests.write(json.dumps(message).encode() + b"\n")
+            os.write(self._requests, json.dumps(message).encode() + b"\n")
 
     def _header(self, patience: float) -> dict[str, Any]:
         until = self._clock.waited + patience
@@ -170,8 +166,8 @@ class Child:
         data = bytearray(size)
         view = memoryview(data)
         while view:
-            self._clock.wait(self._frames.fileno(), until, self._late())
-            count = os.readv(self._frames.fileno(), [view])
+            self._clock.wait(self._frames, until, self._late())
+            count = os.readv(self._frames, [view])
             if not count:
                 raise self._death()
             view = view[count:]
@@ -192,40 +188,16 @@ class Child:
 
     def _death(self) -> ChildError:
         """What it died of; asked before it is killed, or the answer would be our own signal."""
-        for _ in range(100):
-            end = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-            if end:
-                return _cause(self._drawer, end.si_code, end.si_status)
-            time.sleep(0.01)
+        if end := self._process.cause(1.0):
+            return _cause(self._drawer, *end)
         return ChildError(ErrorKind.RENDER_FAILED, f"{self._drawer} stopped talking")
 
-    def _last_error(self) -> str:
-        """The last line that it wrote before the limits, which let it write no more."""
-        lines = os.pread(self._errors, 1 << 16, 0).decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
 
-
-def _spawn(document: int, errors: int) -> subprocess.Popen[bytes]:
-    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-    process = subprocess.Popen(
-        [sys.executable, "-s", "-m", "tasks.render_child"],
-        cwd=_PROJECT,
-        env=environment | {"LC_ALL": "C.UTF-8"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        bufsize=0,
-        pass_fds=(document,),
-        start_new_session=True,
-    )
-    return process
-
-
-def _job(drawer: str, document: int, settings: Settings) -> dict[str, Any]:
+def job(drawer: str, settings: Settings) -> dict[str, Any]:
+    """What the child is told; the rest of `tasks.drawers.Job` is the document."""
     render, limits = settings.render, settings.limits
     return {
         "drawer": drawer,
-        "fd": document,
         "max_pixels": render.max_pixels,
         "max_dpi": render.max_dpi,
         "multiple_of": render.multiple_of,

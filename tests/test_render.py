@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +30,9 @@ from reportlab.pdfgen.canvas import Canvas
 from pagemill.document import Failure, Kind, PageFailure, PageImage
 from pagemill.errors import ErrorKind, PagemillError, Stopped, UsageError
 from pagemill.settings import Renderer, Settings
+from tasks import fork_server
 from tasks import render as render_module
+from tasks.fork_server import server_pid
 from tasks.images import target_size
 from tasks.render import Opened, render, renderer_identity
 from tasks.sniff import sniff
@@ -55,8 +57,10 @@ def no_poppler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def children() -> list[psutil.Process]:
-    """Processes of this one, but for the S3 server that other tests share."""
-    return [p for p in psutil.Process().children(recursive=True) if p.name() != "weed"]
+    """Processes of this one, but for those that other tests share: S3 and the fork server."""
+    shared = server_pid()
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if p.name() != "weed" and p.pid != shared]
 
 
 def settings(**groups: Any) -> Settings:
@@ -551,38 +555,89 @@ LIES = {
 }
 
 
+@pytest.fixture
+def other_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Makes the next children come from a fork server that runs this code."""
+    monkeypatch.setattr(fork_server, "_current", None)
+
+    def start(code: str) -> None:
+        monkeypatch.setattr(fork_server, "COMMAND", [sys.executable, "-c", code])
+
+    yield start
+    if fork_server._current:
+        fork_server._current.close()
+        psutil.wait_procs([psutil.Process(fork_server._current.pid)], timeout=30)
+
+
+LIAR = """
+import json, os, struct
+from tasks import render_child
+
+def send(frames, header):
+    data = json.dumps(header).encode()
+    os.write(frames, struct.pack('>I', len(data)) + data)
+
+def draw(requests, frames, document):
+    os.read(requests, 9999); send(frames, {'ready': True}); send(frames, {'pages': 1})
+    os.read(requests, 9999); open(frames, 'wb').write(%r + b'[' * %d)
+
+render_child.draw = draw
+render_child.main()
+"""
+
+
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 def test_a_child_that_sends_nonsense_fails_the_page(
-    lie: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lie: bytes, other_server: Callable[[str], None]
 ) -> None:
-    script = tmp_path / "liar.py"
-    script.write_text(
-        "import json, struct, sys, time\n"
-        "def send(h): d = json.dumps(h).encode(); out.write(struct.pack('>I', len(d)) + d)\n"
-        "out = sys.stdout.buffer; sys.stdin.readline()\n"
-        "send({'ready': True}); send({'pages': 1}); out.flush(); sys.stdin.readline()\n"
-        f"out.write({lie[:64]!r} + b'[' * {max(0, len(lie) - 64)}); out.flush()\n"
-    )
-    run_instead(monkeypatch, [sys.executable, str(script)])
+    other_server(LIAR % (lie[:64], max(0, len(lie) - 64)))
     _, page = drawn(pdf("a"), PDFIUM)
     assert page.failure.kind is ErrorKind.RENDER_FAILED
 
 
-def test_a_child_that_cannot_start_is_an_error_of_the_run_not_of_the_document(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_server_that_cannot_start_is_an_error_of_the_run_not_of_the_document(
+    other_server: Callable[[str], None],
 ) -> None:
-    run_instead(monkeypatch, [sys.executable, "-c", "raise ImportError('no pdfium here')"])
+    other_server("raise ImportError('no pdfium here')")
     with pytest.raises(PagemillError, match="no pdfium here"):
         drawn(pdf("a"))
 
 
-def run_instead(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
-    original = subprocess.Popen
+def test_a_server_that_is_killed_is_replaced() -> None:
+    one_page(pdf("a"))
+    before = server_pid()
+    assert before
+    os.kill(before, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(before)], timeout=30)
+    assert one_page(pdf("b")).layer == "b" and server_pid() != before
 
-    def popen(_: list[str], **options: Any) -> Any:
-        return original(command, **options)
 
-    monkeypatch.setattr(subprocess, "Popen", popen)
+def test_a_server_that_is_killed_costs_a_page_and_its_children_die_with_it() -> None:
+    with unlinked(pdf(*"abc")) as file:
+        items = render(file, PDFIUM)
+        next(items)
+        (child,), server = children(), server_pid()
+        assert server
+        os.kill(server, signal.SIGKILL)
+        first, *others = items
+    assert first.failure.kind is ErrorKind.RENDER_FAILED
+    assert [type(page) for page in others] == [PageImage, PageImage]
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_children_of_one_server_share_nothing() -> None:
+    """Pillow and pdfium keep state in the process: each document has a fresh one."""
+    cut_off = image_file(half_red((400, 400)), "JPEG")
+    with unlinked(cut_off[: len(cut_off) // 2]) as one, unlinked(pdf("b")) as two:
+        first, second = render(one, settings()), render(two, PDFIUM)
+        assert next(first) == Opened(Kind.IMAGE, 1) and next(second) == Opened(Kind.PDF, 1)
+        pids = {child.pid for child in children()}
+        assert len(pids) == 2 and server_pid() not in pids
+        assert {child.ppid() for child in children()} == {server_pid()}
+        assert len({os.getsid(pid) for pid in pids}) == 2
+        assert isinstance(next(first), PageImage) and isinstance(next(second), PageImage)
+        first.close()
+        second.close()
 
 
 def test_closing_the_generator_ends_its_processes() -> None:

@@ -1,0 +1,83 @@
+"""The sandbox: every limit that a render child is said to have, asked of a real one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+from test_render import children, pdf, settings, unlinked
+
+from tasks.fork_server import server_pid
+from tasks.render import render
+
+
+@pytest.fixture(scope="module")
+def status() -> Iterator[dict[str, str]]:
+    """What /proc says of a child that has a document open."""
+    with unlinked(pdf("a")) as file, closing(render(file, settings())) as items:
+        next(items)
+        (child,) = children()
+        yield facts_of(child.pid)
+
+
+def facts_of(pid: int) -> dict[str, str]:
+    proc = Path(f"/proc/{pid}")
+    lines = (proc / "status").read_text().splitlines()
+    facts = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    for line in (proc / "limits").read_text().splitlines()[1:]:
+        name, soft, hard = re.match(r"Max (.+?)\s{2,}(\S+)\s+(\S+)", line).groups()  # type: ignore[union-attr]
+        facts[name] = f"{soft} {hard}"
+    facts["environment"] = (proc / "environ").read_text()
+    facts["descriptors"] = f"{len(list((proc / 'fd').iterdir()))}"
+    facts["oom"] = (proc / "oom_score_adj").read_text().strip()
+    facts["sid"] = f"{(proc / 'stat').read_text().rsplit(')', 1)[1].split()[3]}"
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        ("address space", f"{1536 << 20} {1536 << 20}"),
+        ("cpu time", "1801 1806"),
+        ("file size", "0 0"),
+        ("open files", "64 64"),
+        ("processes", "0 0"),
+        ("core file size", "0 0"),
+        ("stack size", f"{8 << 20} {8 << 20}"),
+    ],
+)
+def test_a_child_has_its_limits(status: dict[str, str], limit: str, value: str) -> None:
+    assert status[limit] == value
+
+
+def test_a_child_gains_no_privileges(status: dict[str, str]) -> None:
+    assert status["NoNewPrivs"] == "1"
+
+
+def test_a_child_is_the_first_to_go_when_memory_runs_out(status: dict[str, str]) -> None:
+    assert status["oom"] == "1000"
+
+
+def test_a_child_has_a_session_of_its_own(status: dict[str, str]) -> None:
+    assert status["sid"] == status["Pid"] and int(status["Pid"]) != server_pid()
+
+
+def test_a_child_knows_no_secret_of_its_parents(status: dict[str, str]) -> None:
+    names = {pair.split("=")[0] for pair in status["environment"].split("\0") if pair}
+    assert names <= {"PATH", "LD_LIBRARY_PATH", "LC_ALL"}
+
+
+def test_a_child_holds_only_its_own_descriptors(status: dict[str, str]) -> None:
+    # null twice, stderr, requests, frames, the document, and pdfium's of the same document
+    assert int(status["descriptors"]) <= 7
+
+
+def test_the_server_has_seen_no_document() -> None:
+    with unlinked(pdf("a")) as file, closing(render(file, settings())) as items:
+        next(items)
+        server = psutil.Process(server_pid())
+        assert server.open_files() == []
