@@ -80,6 +80,10 @@ class PageImage:
         Time to draw it.
     layer : str or None
         The PDF's own text of this page, where asked for and present.
+    layer_fit : (float, float) or None
+        Where it is to be judged: the share of ink that it covers, of its boxes with ink in them.
+    damage : str or None
+        Why the picture is not all of the page.
     """
 
     number: int
@@ -87,6 +91,8 @@ class PageImage:
     blank: bool
     seconds: float
     layer: str | None = None
+    layer_fit: tuple[float, float] | None = None
+    damage: str | None = None
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,11 @@ class OpenPages:
     def is_due(self, deciders: Mapping[str, str]) -> bool:
         """Whether another run should try them.
 
-        Transient errors are tried by up to `MAX_TRIES` runs; permanent ones when what decided
-        them, a ``name=value``, is no longer what `deciders` says.
+        Transient errors are tried by up to `MAX_TRIES` runs; they and permanent ones when what
+        decided them, a ``name=value``, is no longer what `deciders` says.
         """
-        if ERRORS[self.error_kind].transient:
-            return self.tries < MAX_TRIES
+        if ERRORS[self.error_kind].transient and self.tries < MAX_TRIES:
+            return True
         name, _, value = (self.decided_by or "").partition("=")
         return name in deciders and deciders[name] != value
 

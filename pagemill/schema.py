@@ -31,7 +31,7 @@ STATUS_MEANING: dict[Status, str] = {
     Status.OK: "every output is there and whole",
     Status.BLANK: "nothing on the page; no model time spent",
     Status.FALLBACK: "the model failed; `text` is the PDF's own text layer",
-    Status.PARTIAL: "an output is missing or was cut off (see `finish_reason`)",
+    Status.PARTIAL: "an output is missing or cut off (`finish_reason`), or the file is damaged",
     Status.FAILED: "no output; `error_kind` and `error_message` say why",
     Status.SKIPPED: "in scope but not read, with the reason",
 }

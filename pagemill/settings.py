@@ -12,10 +12,18 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pagemill.errors import UsageError
 
@@ -90,8 +98,15 @@ class Render(_Part):
     blank_ink: float = Field(
         2e-5, ge=0, lt=1, description="a page with less ink than this share of pixels is blank"
     )
-    text_layer: Literal["never", "fallback"] = Field(
-        "fallback", description="use a PDF's own text when the model fails on a page"
+    text_layer: Literal["never", "fallback", "prefer"] = Field(
+        "fallback",
+        description="a PDF's own text: where the model fails, or instead of it where it is sound",
+    )
+    layer_sample: int = Field(
+        1, ge=0, description="with prefer: pages of a document that the model reads as well first"
+    )
+    animation: Literal["first", "all"] = Field(
+        "first", description="frames of an animation that are pages"
     )
 
 
@@ -102,9 +117,15 @@ class Limits(_Part):
     max_pages: int = Field(10_000, ge=1, description="further pages are rows `skipped`")
     max_declared_pages: int = Field(100_000, ge=1, description="more: one row `failed`")
     max_image_pixels: int = Field(250_000_000, ge=1, description="of a decoded image")
+    max_decoded_mb: int = Field(
+        65_536, ge=1, description="of all frames of an image file; further ones fail"
+    )
     seconds_per_page: float = Field(30, gt=0)
     seconds_per_document: float = Field(1800, gt=0)
-    memory_mb: int = Field(1536, ge=256, description="address space of a render process")
+    memory_mb: int = Field(
+        1536, ge=256, description="address space of a render process: all decoded at one time"
+    )
+    stack_mb: int = Field(8, ge=1, description="of a render process: what is nested deeper dies")
 
 
 class Select(_Part):
@@ -112,6 +133,10 @@ class Select(_Part):
 
     include: list[str] = Field(["*"], description="globs on the path below SOURCE")
     exclude: list[str] = Field([], description="globs on the path below SOURCE")
+    foreign: Literal["by_name", "skipped", "failed"] = Field(
+        "by_name",
+        description="status of what is no document; by_name: failed if it is called one (lie.pdf)",
+    )
 
 
 class Work(_Part):
@@ -142,6 +167,10 @@ class StorageOptions(_Part):
     requester_pays: bool = Field(False, description="read buckets that charge the reader")
 
 
+Secret = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
+"""Where a secret is: never the secret itself."""
+
+
 class Settings(_Part):
     """One run's settings. See `configs/` for ready ones, one for each real use."""
 
@@ -154,6 +183,10 @@ class Settings(_Part):
     storage: StorageOptions = StorageOptions()
     source_storage: StorageOptions | None = Field(
         None, description="how to reach SOURCE, where that is not how to reach OUT"
+    )
+    passwords: dict[str, Secret] = Field(
+        default_factory=dict,
+        description="glob on a PDF's uri: where its password is, env:NAME or file:/path",
     )
 
     @property

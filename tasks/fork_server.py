@@ -98,9 +98,10 @@ class _Server:
         self._errors = os.memfd_create("stderr")
         started: Future[int] = Future()
         # The server dies with the thread that starts it: one that lives as long as the process.
-        threading.Thread(
+        self._keeper = threading.Thread(
             target=_keep, args=(command, theirs, self._errors, started), daemon=True
-        ).start()
+        )
+        self._keeper.start()
         try:
             self.pid = started.result()
             self._answer()
@@ -126,6 +127,7 @@ class _Server:
     def close(self) -> None:
         """End it. Its children die with it."""
         self._control.close()
+        self._keeper.join(10)
         os.close(self._errors)
 
     def _ask(self, what: str, pid: int) -> tuple[int, int] | None:

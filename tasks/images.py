@@ -1,6 +1,6 @@
 """Pixels: what size a page gets, how any image becomes that page, and whether ink is on it.
 
-    image, frames = open_image(file, max_pixels=250_000_000)
+    image = open_image(file, max_pixels=250_000_000)
     page = draw_frame(image, index=0, bounds=settings.render)
 
 Used inside the render child; nothing here trusts the file.
@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from importlib import import_module
+from io import BytesIO
 from typing import BinaryIO, NamedTuple, Protocol
 
-from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 MAX_RATIO = 100
 """Models refuse pages with sides of 200:1; narrower ones are padded with white to this."""
@@ -31,16 +32,25 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_SRGB = ImageCms.createProfile("sRGB")
 # Explicit, since Pillow's own list has EPS, which runs Ghostscript.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF", "HEIF")
 
 
 class DrawError(Exception):
-    """A file or page that cannot become pixels; `kind` is an `ErrorKind` value."""
+    """A file or page that cannot become pixels.
 
-    def __init__(self, kind: str, message: str) -> None:
+    Attributes
+    ----------
+    kind : str
+        An `ErrorKind` value.
+    limit : str or None
+        Which of `Limits` decided it.
+    """
+
+    def __init__(self, kind: str, message: str, limit: str | None = None) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.limit = kind, limit
 
 
 class Bounds(Protocol):
@@ -153,13 +163,8 @@ def on_white(picture: Image.Image, page: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def open_image(file: BinaryIO, max_pixels: int) -> tuple[Image.Image, int]:
+def open_image(file: BinaryIO, max_pixels: int) -> Image.Image:
     """Read an image's header, not its pixels.
-
-    Returns
-    -------
-    (PIL.Image.Image, int)
-        The image and its pages: every frame of a TIFF, the first one of an animation.
 
     Raises
     ------
@@ -169,8 +174,15 @@ def open_image(file: BinaryIO, max_pixels: int) -> tuple[Image.Image, int]:
     Image.MAX_IMAGE_PIXELS = max_pixels
     image = _identify(file)
     _check_pixels(image, max_pixels)
+    return image
+
+
+def count_frames(image: Image.Image, animations: bool) -> int:
+    """Its pages: every frame of a TIFF; of an animation the first one, or every one as well."""
+    if image.format != "TIFF" and not animations:
+        return 1
     try:
-        return image, int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+        return int(getattr(image, "n_frames", 1))
     except (OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError) as error:
         raise DrawError("corrupt", f"its frames cannot be counted: {error}") from error
 
@@ -184,7 +196,8 @@ def _identify(file: BinaryIO) -> Image.Image:
             except UnidentifiedImageError:
                 continue
             except Image.DecompressionBombError as error:
-                raise DrawError("too_large", "the image declares far too many pixels") from error
+                message = "the image declares far too many pixels"
+                raise DrawError("too_large", message, "max_image_pixels") from error
             except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:
                 raise DrawError("corrupt", f"damaged {name} image: {error}") from error
     file.seek(4)
@@ -196,7 +209,8 @@ def _identify(file: BinaryIO) -> Image.Image:
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise DrawError("too_large", f"the image declares {width} x {height} pixels")
+        message = f"the image declares {width} x {height} pixels"
+        raise DrawError("too_large", message, "max_image_pixels")
     if width < 1 or height < 1:
         raise DrawError("corrupt", f"the image declares {width} x {height} pixels")
 
@@ -216,7 +230,7 @@ def draw_frame(image: Image.Image, index: int, bounds: Bounds, max_pixels: int) 
     if image.format == "JPEG":
         image.draft(image.mode, fit.picture)  # decodes at 1/2, 1/4 or 1/8 where that is enough
     image.load()
-    picture = _to_rgb(_resize(_plain(image), fit.picture))
+    picture = _to_rgb(_resize(_plain(image), fit.picture), image.info.get("icc_profile"))
     turn = _orientation(image)
     if turn in _TURNS:
         picture = picture.transpose(_TURNS[turn])
@@ -252,15 +266,13 @@ def _square(image: Image.Image) -> tuple[float, float]:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """In a mode that can be resized without loss: L, LA, RGB, RGBA or CMYK."""
+    """In a mode that can be resized without loss: L, LA, RGB, RGBA, CMYK or LAB."""
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         return _to_8_bit(image)
     if image.has_transparency_data:
         return image if mode in ("LA", "RGBA") else image.convert("RGBA")
-    if mode == "LAB":
-        return image.getchannel(0)  # Pillow has no way from Lab to RGB without a profile
-    if mode in ("L", "RGB", "CMYK"):
+    if mode in ("L", "RGB", "CMYK", "LAB"):
         return image
     return image.convert("L" if mode == "1" else "RGB")
 
@@ -289,10 +301,25 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode in ("LA", "RGBA"):
         rgba = image.convert("RGBA")
         page = Image.new("RGB", rgba.size, "white")
         page.paste(rgba, mask=rgba.getchannel("A"))
-        return page
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return _to_srgb(page, profile)
+    if image.mode in ("RGB", "CMYK", "LAB"):
+        return _to_srgb(image, profile)
+    return image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The colours as they were meant; a broken profile counts as none."""
+    lab = image.mode == "LAB"
+    if lab or (profile and not (image.mode == "RGB" and b"sRGB" in profile)):
+        try:
+            source = ImageCms.createProfile("LAB") if lab else BytesIO(profile or b"")
+            made = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+            return made or image
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass
+    return image if image.mode == "RGB" else (image.getchannel(0) if lab else image).convert("RGB")

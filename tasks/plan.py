@@ -14,6 +14,7 @@ from pagemill.ledger import Committed, Ledger
 from pagemill.settings import Limits, Settings, Work
 from tasks.discover import discover
 from tasks.job import Job
+from tasks.passwords import password_mark
 from tasks.render import renderer_identity
 
 
@@ -151,7 +152,7 @@ def deciders(settings: Settings) -> dict[str, str]:
     return {
         **{name: limits[name] for name in Limits.model_fields},
         "renderer": renderer_identity(settings.render.renderer),
-        "password": "none",
+        "password": password_mark(settings),
     }
 
 

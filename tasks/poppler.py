@@ -1,4 +1,7 @@
-"""The second renderer: poppler, by way of pdf2image. See `tasks.drawers`."""
+"""The second renderer: poppler, by way of pdf2image. See `tasks.drawers`.
+
+It is never given a password, which would stand in the list of processes.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ import pdf2image
 from pdf2image import pdf2image as inside
 from PIL import Image
 
-from tasks.drawers import Drawn, Job, Undrawn, attempt
+from tasks.drawers import Drawn, Job, Picture, Undrawn, attempt
 from tasks.images import DrawError, Fit, fit_page, on_white
 from tasks.sandbox import die_with_parent, limit
 
 
 class Poppler:
     """PDF pages by poppler, which starts three processes for each run of pages."""
+
+    locked = False
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -38,7 +43,7 @@ class Poppler:
         except pdf2image.exceptions.PDFPageCountError as error:
             raise _poppler_refusal(str(error)) from error
         except pdf2image.exceptions.PDFPopplerTimeoutError as error:
-            raise DrawError("time_out", "poppler took too long to open it") from error
+            raise self._late("to open it") from error
         return self._count
 
     def _info(self, **pages: int) -> dict[str, Any]:
@@ -52,10 +57,11 @@ class Poppler:
         started = time.perf_counter()
         images = self._together(numbers) if len(numbers) > 1 else None
         if images is None:
-            yield from (attempt(number, self._page) for number in numbers)
+            yield from (attempt(self._job, number, self._page) for number in numbers)
             return
         seconds = (time.perf_counter() - started) / len(numbers)
-        yield from (Drawn(*pair, seconds) for pair in zip(numbers, images, strict=True))
+        for number, image in zip(numbers, images, strict=True):
+            yield Drawn(number, Picture(image), seconds)
 
     def _together(self, numbers: list[int]) -> list[Image.Image] | None:
         try:
@@ -63,11 +69,17 @@ class Poppler:
         except Exception:  # of whichever page; asked alone, each says its own
             return None
 
-    def _page(self, number: int) -> tuple[Image.Image, None]:
+    def _page(self, number: int) -> Picture:
         try:
-            return self._pages([number])[0], None
+            return Picture(self._pages([number])[0])
         except pdf2image.exceptions.PDFPopplerTimeoutError as error:
-            raise DrawError("time_out", "poppler took too long") from error
+            raise self._late("to draw it") from error
+
+    def _late(self, to_do: str) -> DrawError:
+        seconds = f"limits.seconds_per_page={self._job.seconds_per_page:g}"
+        return DrawError(
+            "time_out", f"poppler took longer than {seconds} {to_do}", "seconds_per_page"
+        )
 
     def _pages(self, numbers: list[int]) -> list[Image.Image]:
         if max(numbers) > self._count:
@@ -124,6 +136,8 @@ def _sound(image: Image.Image, fit: Fit) -> Image.Image:
 def _poppler_refusal(message: str) -> DrawError:
     if "Incorrect password" in message:
         return DrawError("encrypted", "the document needs a password")
+    if "nsupported security handler" in message or "Unsupported version/revision" in message:
+        return DrawError("encrypted", "poppler does not support its security handler")
     lines = [line for line in message.splitlines()[1:] if line] or [message]
     return DrawError("corrupt", f"poppler cannot open it ({lines[-1]})")
 

@@ -25,6 +25,7 @@ from tasks.plan import Item, Reason, Shard
 from tasks.read import read_page
 from tasks.render import Opened, render
 from tasks.rows import RowMaker
+from tasks.trust import Trust
 from tasks.worker import Worker
 
 FETCH_AHEAD = 4
@@ -93,6 +94,7 @@ class _Document:
     page_count: int
     rows: dict[int, Row] = field(default_factory=dict)
     staged: set[int] = field(default_factory=set)
+    trust: Trust | None = None
 
     def result(self) -> DocumentRows:
         rows = [self.rows[number] for number in sorted(self.rows)]
@@ -169,7 +171,12 @@ class _ShardRun:
     def _read(self, item: Item, maker: RowMaker, fetched: Fetched) -> None:
         staged = self._staged(maker, item)
         pages = render(
-            fetched.file, self.settings, only=item.pages, skip=staged, stop=self.worker.stop
+            fetched.file,
+            self.settings,
+            only=item.pages,
+            skip=staged,
+            passwords=self.worker.passwords.of(item.source.uri),
+            stop=self.worker.stop,
         )
         with contextlib.closing(pages):
             opened = next(pages)
@@ -177,13 +184,15 @@ class _ShardRun:
                 self._fail(item, maker, opened)
                 return
             assert isinstance(opened, Opened)
-            document = _Document(item, maker, opened.page_count, dict(staged), set(staged))
+            trust = Trust(self.settings) if "text" in self.settings.outputs else None
+            document = _Document(item, maker, opened.page_count, dict(staged), set(staged), trust)
             self._skip_beyond_limit(document)
             for page in pages:
                 assert isinstance(page, PageImage | PageFailure)
                 self.worker.check_stop()
                 self.pending.append(self._read_page(document, page))
-                self._finish_pending(self._window())
+                sampled = document.trust and document.trust.is_waiting
+                self._finish_pending(0 if sampled else self._window())
         self.pending.append(lambda: self._complete_document(document))
 
     def _skip_beyond_limit(self, document: _Document) -> None:
@@ -195,8 +204,11 @@ class _ShardRun:
 
     def _fail(self, item: Item, maker: RowMaker, failure: Failure) -> None:
         suffix = PurePosixPath(item.source.uri).suffix.lower()
-        foreign = failure.kind in (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED)
-        status = Status.SKIPPED if foreign and suffix not in DOCUMENT_SUFFIXES else Status.FAILED
+        status = Status.FAILED
+        if failure.kind in (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED):
+            policy = self.settings.select.foreign
+            named = policy == "by_name" and suffix not in DOCUMENT_SUFFIXES
+            status = Status.SKIPPED if named or policy == "skipped" else Status.FAILED
         row = maker.failed_document(failure, status)
         self._count(row)
         self._complete(DocumentRows(item.source.uri, [row], item.seen))
@@ -210,16 +222,25 @@ class _ShardRun:
             return lambda: self._add_row(document, maker.failed_page(page, count))
         if page.blank:
             return lambda: self._add_row(document, maker.read(page, {}, count, None))
+        trust, outputs = document.trust, self.settings.outputs
+        layer = trust.layer(page) if trust else None
+        if layer is not None:
+            outputs = {name: output for name, output in outputs.items() if name != "text"}
+            if not outputs:
+                row = maker.read(page, {}, count, None, layer)
+                return lambda: self._add_row(document, row)
         engine = self.worker.engine()
         key = f"{self.shard.number} {document.item.source.uri} {page.number}"
         self.asked.add(key)
         submit, confidence = self.worker.submit, self.settings.model.confidence
-        asked = read_page(submit, page, self.settings.outputs, key, confidence)
+        asked = read_page(submit, page, outputs, key, confidence)
 
         def finish() -> None:
             answers = {name: self._wait(answer) for name, answer in asked.items()}
             self.asked.remove(key)
-            self._add_row(document, maker.read(page, answers, count, engine))
+            if trust and "text" in answers:
+                trust.compare(page, answers["text"])
+            self._add_row(document, maker.read(page, answers, count, engine, layer))
 
         return finish
 

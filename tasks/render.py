@@ -27,7 +27,8 @@ from typing import IO
 from pagemill.document import Failure, Kind, PageFailure, PageImage
 from pagemill.errors import ErrorKind, UsageError
 from pagemill.settings import Limits, Renderer, Settings
-from tasks.render_process import Child, ChildError, Clock
+from tasks.passwords import password_mark
+from tasks.render_process import Child, ChildError, Clock, decided
 from tasks.sniff import HEAD_BYTES, sniff
 
 CHUNK = 8
@@ -59,6 +60,7 @@ def render(
     *,
     only: Collection[int] | None = None,
     skip: Collection[int] = (),
+    passwords: Sequence[str] = (),
     stop: threading.Event | None = None,
 ) -> Generator[Opened | Failure | PageImage | PageFailure, None, None]:
     """Draw the pages of one document.
@@ -70,6 +72,8 @@ def render(
     settings : Settings
     only, skip : collection of int
         Page numbers, from 1.
+    passwords : sequence of str
+        To be tried where the document needs one; user's or owner's.
     stop : threading.Event, optional
         Ends the drawing within a fraction of a second when it is set.
 
@@ -79,8 +83,7 @@ def render(
         First, once. After a `Failure` nothing follows.
     PageImage or PageFailure
         Once for every page wanted, about in order: a page that the second renderer is asked about
-        comes later. Closing the generator ends its processes. The thread that takes the items
-        must outlive it: the processes die with the thread that started them.
+        comes later. Closing the generator ends its processes.
 
     Raises
     ------
@@ -96,7 +99,7 @@ def render(
     if isinstance(kind, Failure):
         yield kind
         return
-    first, second = _renderers(kind, file, settings, stop)
+    first, second = _renderers(kind, file, settings, passwords, stop)
     try:
         yield from _draw(kind, first, second, settings, only, set(skip))
     finally:
@@ -132,23 +135,27 @@ def _poppler_version() -> str:
 def _judge(file: IO[bytes], limits: Limits) -> Kind | Failure:
     size = os.fstat(file.fileno()).st_size
     if size > limits.max_file_mb << 20:
-        decided_by = f"max_file_mb={limits.max_file_mb}"
-        return Failure(ErrorKind.TOO_LARGE, f"the file has {size} bytes", decided_by)
+        message, limit = f"the file has {size} bytes", decided(limits, "max_file_mb")
+        return Failure(ErrorKind.TOO_LARGE, message, limit)
     return sniff(os.pread(file.fileno(), HEAD_BYTES, 0))
 
 
 def _renderers(
-    kind: Kind, file: IO[bytes], settings: Settings, stop: threading.Event | None
+    kind: Kind,
+    file: IO[bytes],
+    settings: Settings,
+    passwords: Sequence[str],
+    stop: threading.Event | None,
 ) -> tuple[_Renderer, _Renderer | None]:
     """The renderer to ask, and the one to ask about what the first cannot do."""
     clock, choice = Clock(settings.limits, stop), settings.render.renderer
     if kind is Kind.IMAGE:
         return _Renderer("image", file, settings, clock), None
     if choice is Renderer.PDFIUM:
-        return _Renderer("pdfium", file, settings, clock), None
+        return _Renderer("pdfium", file, settings, clock, passwords), None
     poppler = _Renderer("poppler", file, settings, clock) if _has_poppler() else None
     if choice is Renderer.AUTO:
-        return _Renderer("pdfium", file, settings, clock), poppler
+        return _Renderer("pdfium", file, settings, clock, passwords), poppler
     if not poppler:
         raise UsageError("render.renderer is poppler, which is not installed: get poppler-utils")
     return poppler, None
@@ -166,8 +173,10 @@ def _draw(
     count = first.open()
     if isinstance(count, Failure) and second and not _needs_password(count):
         count, first, second = _open_second(count, second), second, None
+    if first.locked:
+        second = None  # poppler would show the password in the list of processes
     if not isinstance(count, Failure) and count > settings.limits.max_declared_pages:
-        limit = f"max_declared_pages={settings.limits.max_declared_pages}"
+        limit = decided(settings.limits, "max_declared_pages")
         count = Failure(ErrorKind.TOO_LARGE, f"the document declares {count} pages", limit)
     if isinstance(count, Failure):
         yield explain(_of_document(count))
@@ -265,10 +274,7 @@ def _explain(failure: Failure, settings: Settings, untried: str) -> Failure:
     if failure.decided_by:
         return failure
     if failure.kind is ErrorKind.ENCRYPTED:
-        return replace(failure, decided_by="password=none")
-    if failure.kind is ErrorKind.TOO_LARGE:
-        limit = settings.limits.max_image_pixels
-        return replace(failure, decided_by=f"max_image_pixels={limit}")
+        return replace(failure, decided_by=f"password={password_mark(settings)}")
     if failure.kind in (ErrorKind.CORRUPT, ErrorKind.RENDER_FAILED):
         identity = renderer_identity(settings.render.renderer)
         return Failure(failure.kind, failure.message + untried, f"renderer={identity}")
@@ -278,9 +284,17 @@ def _explain(failure: Failure, settings: Settings, untried: str) -> Failure:
 class _Renderer:
     """One renderer over one document: a child, and another one after a crash or a hang."""
 
-    def __init__(self, drawer: str, file: IO[bytes], settings: Settings, clock: Clock) -> None:
-        self.drawer = drawer
-        self._file, self._settings, self._clock = file, settings, clock
+    def __init__(
+        self,
+        drawer: str,
+        file: IO[bytes],
+        settings: Settings,
+        clock: Clock,
+        passwords: Sequence[str] = (),
+    ) -> None:
+        self.locked = False
+        self._new_child = partial(Child, drawer, file, settings, clock, passwords)
+        self._clock = clock
         self._child: Child | None = None
         self._strikes = 0
         self._given_up: Failure | None = None
@@ -316,8 +330,10 @@ class _Renderer:
             self._child = None
 
     def _start(self) -> tuple[Child, int]:
-        self._child = Child(self.drawer, self._file, self._settings, self._clock)
-        return self._child, self._child.opened()
+        self._child = self._new_child()
+        count = self._child.opened()
+        self.locked = self._child.locked
+        return self._child, count
 
     def _session(self, todo: deque[int]) -> Iterator[PageImage | PageFailure]:
         """Answers from one child for as long as it lives; answered pages leave `todo`."""

@@ -5,7 +5,7 @@
 The server forks a child for each document and says how children have ended; it reads nothing
 else. A child reads requests: the job as one line of JSON, then lines with page numbers,
 ``[3, 4, 5]``. It answers with frames: a 4-byte length, a JSON header of that length and, for a
-page, width * height * 3 bytes of RGB. The first frame says that the child is ready, the second
+page, its pixels in RGB or RGBX. The first frame says that the child is ready, the second
 how many pages the document has or why it cannot be opened; then comes one for each page asked for.
 """
 
@@ -79,37 +79,41 @@ def draw(requests_fd: int, frames_fd: int, document: int) -> None:
     with open(requests_fd, "rb") as requests, open(frames_fd, "wb", buffering=0) as frames:
         job = Job(fd=document, **json.loads(requests.readline()))
         drawer = DRAWERS[job.drawer](job)
-        lock_down(job.memory_mb, job.seconds_per_document, job.drawer == "poppler")
+        lock_down(job.memory_mb, job.stack_mb, job.seconds_per_document, job.drawer == "poppler")
         _send(frames, {"ready": True})
         _serve(drawer, job, requests, frames)
 
 
 def _serve(drawer: Drawer, job: Job, requests: BinaryIO, frames: BinaryIO) -> None:
     try:
-        _send(frames, {"pages": drawer.open()})
+        count = drawer.open()
     except Exception as error:
-        kind, message = reason(error, "corrupt")
-        _send(frames, {"error": kind, "message": message})
+        _send(frames, reason(error, "corrupt", job))
         return
+    _send(frames, {"pages": count, "locked": drawer.locked})
     for line in requests:
         for answer in drawer.draw(json.loads(line)):
             _send_page(frames, answer, job.blank_ink)
 
 
 def _send_page(frames: BinaryIO, answer: Drawn | Undrawn, blank_ink: float) -> None:
+    header: dict[str, Any] = {"page": answer.number, "seconds": answer.seconds}
     if isinstance(answer, Undrawn):
-        header = {"page": answer.number, "error": answer.kind, "message": answer.message[:1000]}
-        _send(frames, header | {"seconds": answer.seconds})
+        _send(frames, header | answer.error)
         return
-    header = {"page": answer.number, "width": answer.image.width, "height": answer.image.height}
-    header |= {"blank": is_blank(answer.image, blank_ink), "layer": answer.layer}
-    _send(frames, header | {"seconds": answer.seconds}, answer.image.tobytes("raw", "RGB"))
+    image, buffer, layer, layer_fit, damage = answer.picture
+    header |= {"width": image.width, "height": image.height, "blank": is_blank(image, blank_ink)}
+    header |= {"layer": layer, "layer_fit": layer_fit, "damage": damage}
+    if buffer is None:
+        _send(frames, header | {"mode": "RGB"}, image.tobytes("raw", "RGB"))
+    else:
+        _send(frames, header | {"mode": "RGBX"}, buffer)
 
 
-def _send(frames: BinaryIO, header: dict[str, Any], pixels: bytes = b"") -> None:
+def _send(frames: BinaryIO, header: dict[str, Any], pixels: Any = b"") -> None:
     text = json.dumps(header).encode()
     for data in (struct.pack(">I", len(text)) + text, pixels):
-        view = memoryview(data)
+        view = memoryview(data).cast("B")
         while view:
             view = view[frames.write(view) :]
 

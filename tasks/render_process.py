@@ -15,6 +15,7 @@ import signal
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -27,20 +28,16 @@ _MAX_HEADER = 2 << 20
 _MAX_MESSAGE = 300
 _START_SECONDS = 120.0  # a fork on an overloaded machine; no document is read yet
 _TICK = 0.2
-_TRANSIENT_DEATHS = {
-    signal.SIGXCPU: (ErrorKind.TIME_OUT, "it used up `limits.seconds_per_document` of CPU time"),
-    signal.SIGABRT: (ErrorKind.OUT_OF_MEMORY, "it gave up, as it does when memory runs out"),
-    # Not ours: we look before we kill. That leaves the kernel, short of memory.
-    signal.SIGKILL: (ErrorKind.OUT_OF_MEMORY, "it was killed from outside (out of memory?)"),
-}
 
 
 class ChildError(Exception):
     """The child hung, died or talked nonsense."""
 
-    def __init__(self, kind: ErrorKind, message: str, final: bool = False) -> None:
+    def __init__(
+        self, kind: ErrorKind, message: str, limit: str | None = None, final: bool = False
+    ) -> None:
         super().__init__(message)
-        self.failure = Failure(kind, message)
+        self.failure = Failure(kind, message, limit)
         self.final = final
 
 
@@ -70,15 +67,25 @@ class Clock:
             raise late
         seconds = self._limits.seconds_per_document
         if self.waited > seconds:
+            limit = decided(self._limits, "seconds_per_document")
             message = f"the document took longer than {seconds:g} s"
-            raise ChildError(ErrorKind.TIME_OUT, message, final=True)
+            raise ChildError(ErrorKind.TIME_OUT, message, limit, final=True)
 
 
 class Child:
     """One process, and the frames that it sends. See `tasks.render_child`."""
 
-    def __init__(self, drawer: str, file: IO[bytes], settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        drawer: str,
+        file: IO[bytes],
+        settings: Settings,
+        clock: Clock,
+        passwords: Sequence[str] = (),
+    ) -> None:
         self._drawer, self._render, self._clock = drawer, settings.render, clock
+        self._limits = settings.limits
+        self.locked = False
         seconds = settings.limits.seconds_per_page
         # Poppler keeps the time itself, process by process; this is for when it does not.
         self._patience = seconds if drawer != "poppler" else 2 * seconds + 5
@@ -97,7 +104,7 @@ class Child:
             for descriptor in (reads, writes, document):
                 os.close(descriptor)
         try:
-            self._begin(job(drawer, settings))
+            self._begin(job(drawer, settings, passwords))
         except BaseException:
             self.close()
             raise
@@ -113,11 +120,12 @@ class Child:
         """The number of pages. Raises `ChildError` with the reason if there are none."""
         header = self._header(self._patience)
         if "error" in header:
-            failure = _failure(header)
-            raise ChildError(failure.kind, failure.message)
+            failure = self._failure(header)
+            raise ChildError(failure.kind, failure.message, failure.decided_by)
         count = header.get("pages")
         if type(count) is not int or count < 1:
             raise ChildError(ErrorKind.CORRUPT, "the document has no pages")
+        self.locked = header.get("locked") is True
         return count
 
     def ask(self, numbers: list[int]) -> None:
@@ -131,10 +139,11 @@ class Child:
         if header.get("page") != number:
             raise _nonsense()
         if "error" in header:
-            return PageFailure(number, _failure(header), _seconds(header))
+            return PageFailure(number, self._failure(header), _seconds(header))
         size = self._size(header)
-        pixels = self._read(3 * size[0] * size[1], until)
-        return _page_image(number, size, pixels, header)
+        mode = "RGBX" if header.get("mode") == "RGBX" else "RGB"
+        pixels = self._read(len(mode) * size[0] * size[1], until)
+        return _page_image(number, size, mode, pixels, header)
 
     def close(self) -> None:
         """Kill the process and all that it started; leave nothing behind."""
@@ -182,18 +191,26 @@ class Child:
         return width, height
 
     def _late(self) -> ChildError:
-        return ChildError(
-            ErrorKind.TIME_OUT, f"{self._drawer} took longer than {self._patience:g} s"
-        )
+        message = f"{self._drawer} took longer than {self._patience:g} s"
+        return ChildError(ErrorKind.TIME_OUT, message, decided(self._limits, "seconds_per_page"))
+
+    def _failure(self, header: dict[str, Any]) -> Failure:
+        try:
+            kind = ErrorKind(header["error"])
+            limit = header.get("limit")
+            decided_by = decided(self._limits, limit) if limit is not None else None
+        except (ValueError, AttributeError, TypeError):
+            raise _nonsense() from None
+        return Failure(kind, _line(header.get("message", "")), decided_by)
 
     def _death(self) -> ChildError:
         """What it died of; asked before it is killed, or the answer would be our own signal."""
         if end := self._process.cause(1.0):
-            return _cause(self._drawer, *end)
+            return _cause(self._drawer, self._limits, *end)
         return ChildError(ErrorKind.RENDER_FAILED, f"{self._drawer} stopped talking")
 
 
-def job(drawer: str, settings: Settings) -> dict[str, Any]:
+def job(drawer: str, settings: Settings, passwords: Sequence[str] = ()) -> dict[str, Any]:
     """What the child is told; the rest of `tasks.drawers.Job` is the document."""
     render, limits = settings.render, settings.limits
     return {
@@ -202,23 +219,45 @@ def job(drawer: str, settings: Settings) -> dict[str, Any]:
         "max_dpi": render.max_dpi,
         "multiple_of": render.multiple_of,
         "blank_ink": render.blank_ink,
-        "text_layer": render.text_layer == "fallback",
+        "text_layer": render.text_layer,
+        "animation": render.animation,
+        "passwords": list(passwords),
         "max_image_pixels": limits.max_image_pixels,
+        "max_decoded_mb": limits.max_decoded_mb,
         "memory_mb": limits.memory_mb,
+        "stack_mb": limits.stack_mb,
         "seconds_per_page": limits.seconds_per_page,
         "seconds_per_document": limits.seconds_per_document,
     }
 
 
-def _cause(drawer: str, code: int, status: int) -> ChildError:
+def decided(limits: Limits, name: str) -> str:
+    """``name=value`` of a limit, for `Failure.decided_by`. `AttributeError` where it is none."""
+    if name not in Limits.model_fields:
+        raise AttributeError(name)
+    return f"{name}={getattr(limits, name)}"
+
+
+def _cause(drawer: str, limits: Limits, code: int, status: int) -> ChildError:
     if code == os.CLD_EXITED:
         return ChildError(ErrorKind.RENDER_FAILED, f"{drawer} ended early (exit code {status})")
-    number = signal.Signals(status) if status in signal.valid_signals() else None
-    kind, why = _TRANSIENT_DEATHS.get(
-        number or signal.SIGTERM,
-        (ErrorKind.RENDER_FAILED, f"it died of {getattr(number, 'name', status)}"),
+    cpu, memory = decided(limits, "seconds_per_document"), decided(limits, "memory_mb")
+    if status == signal.SIGXCPU:
+        message = f"{drawer}: it used up limits.{cpu} of CPU time"
+        return ChildError(ErrorKind.TIME_OUT, message, cpu)
+    if status == signal.SIGABRT:
+        message = f"{drawer}: it gave up, as it does when limits.{memory} is used up"
+        return ChildError(ErrorKind.OUT_OF_MEMORY, message, memory)
+    if status == signal.SIGKILL:
+        # Not ours: we look before we kill. That leaves the kernel, short of memory.
+        message = f"{drawer}: it was killed from outside (out of memory?)"
+        return ChildError(ErrorKind.OUT_OF_MEMORY, message)
+    name = signal.Signals(status).name if status in signal.valid_signals() else str(status)
+    deep = f", perhaps nested beyond limits.{decided(limits, 'stack_mb')}"
+    return ChildError(
+        ErrorKind.RENDER_FAILED,
+        f"{drawer}: it died of {name}{deep if status == signal.SIGSEGV else ''}",
     )
-    return ChildError(kind, f"{drawer}: {why}")
 
 
 def _nonsense() -> ChildError:
@@ -227,12 +266,8 @@ def _nonsense() -> ChildError:
     )
 
 
-def _failure(header: dict[str, Any]) -> Failure:
-    try:
-        kind = ErrorKind(header["error"])
-    except ValueError:
-        raise _nonsense() from None
-    return Failure(kind, " ".join(str(header.get("message", "")).split())[:_MAX_MESSAGE])
+def _line(text: Any) -> str:
+    return " ".join(str(text).split())[:_MAX_MESSAGE]
 
 
 def _seconds(header: dict[str, Any]) -> float:
@@ -243,11 +278,25 @@ def _seconds(header: dict[str, Any]) -> float:
 
 
 def _page_image(
-    number: int, size: tuple[int, int], pixels: bytearray, header: dict[str, Any]
+    number: int, size: tuple[int, int], mode: str, pixels: bytearray, header: dict[str, Any]
 ) -> PageImage:
     from PIL import Image
 
-    image = Image.frombytes("RGB", size, pixels)
-    layer = header.get("layer")
-    layer = layer.encode("utf-8", "ignore").decode() if isinstance(layer, str) else None
-    return PageImage(number, image, header.get("blank") is True, _seconds(header), layer or None)
+    image = Image.frombytes("RGB", size, pixels, "raw", mode)
+    layer, damage = header.get("layer"), header.get("damage")
+    return PageImage(
+        number,
+        image,
+        header.get("blank") is True,
+        _seconds(header),
+        (layer.encode("utf-8", "ignore").decode() or None) if isinstance(layer, str) else None,
+        _fit(header.get("layer_fit")),
+        _line(damage) if isinstance(damage, str) else None,
+    )
+
+
+def _fit(pair: Any) -> tuple[float, float] | None:
+    match pair:
+        case [float() | int() as covered, float() | int() as inked]:
+            return float(covered), float(inked)
+    return None

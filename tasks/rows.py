@@ -45,8 +45,12 @@ class RowMaker:
         answers: dict[str, Answer],
         page_count: int,
         engine: Engine | None,
+        layer: str | None = None,
     ) -> Row:
-        """A page that was read; a blank one has no `answers` and needs no `engine`."""
+        """A page that was read; a blank one has no `answers` and needs no `engine`.
+
+        `layer` is the PDF's own text where it was taken instead of an answer.
+        """
         row = self._row(page.number, page_count)
         row.update(
             {name: answer.text for name, answer in answers.items()},
@@ -61,9 +65,11 @@ class RowMaker:
             attempts={name: a.attempts for name, a in answers.items()} or None,
             text_source="model" if answers else None,
             **(_engine(engine) if engine else {}),
-            **_outcome(answers),
+            **_outcome(answers, layer, page.damage),
         )
         text = answers.get("text")
+        if layer is not None:
+            row.update(text=layer, text_source="text_layer")
         if text is not None and not text.whole and page.layer:
             answers = {**answers, "text": replace(text, mean_logprob=None, min_logprob=None)}
             row.update(text=page.layer, text_source="text_layer", status=Status.FALLBACK)
@@ -172,14 +178,14 @@ def _confidence(answers: dict[str, Answer]) -> dict[str, Any]:
     return {"mean_logprob": mean or None, "min_logprob": least or None}
 
 
-def _outcome(answers: dict[str, Answer]) -> dict[str, Any]:
+def _outcome(answers: dict[str, Answer], layer: str | None, damage: str | None) -> dict[str, Any]:
     """Status and error of a page, from what became of its outputs."""
-    if not answers:
+    if not answers and layer is None:
         return {"status": Status.BLANK}
     errors = [a for a in answers.values() if a.error is not None]
-    if len(errors) == len(answers):
+    if answers and len(errors) == len(answers) and layer is None:
         kind = errors[0].error or ErrorKind.MODEL_FAILED
         return _failed(Failure(kind, errors[0].message or "the model failed"))
-    if errors or not all(a.whole for a in answers.values()):
-        return {"status": Status.PARTIAL, "error_message": errors[0].message if errors else None}
+    if errors or damage or not all(a.whole for a in answers.values()):
+        return {"status": Status.PARTIAL, "error_message": errors[0].message if errors else damage}
     return {"status": Status.OK}

@@ -10,8 +10,6 @@ from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
-_STACK = 8 << 20
-"""Bytes: what is nested without end dies of it, also where the host allows stacks of any size."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -21,13 +19,15 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lock_down(memory_mb: int, cpu_seconds: float, may_start_processes: bool) -> None:
+def lock_down(memory_mb: int, stack_mb: int, cpu_seconds: float, may_start_processes: bool) -> None:
     """Bound memory, CPU time, stack, descriptors; no files written, no processes, no privileges.
 
     Parameters
     ----------
     memory_mb : int
         Address space.
+    stack_mb : int
+        What is nested without end dies of it, also where the host allows stacks of any size.
     cpu_seconds : float
         Beyond: SIGXCPU, five seconds later SIGKILL.
     may_start_processes : bool
@@ -40,7 +40,7 @@ def lock_down(memory_mb: int, cpu_seconds: float, may_start_processes: bool) -> 
     seconds = int(cpu_seconds) + 1
     limit(resource.RLIMIT_AS, memory_mb << 20)
     limit(resource.RLIMIT_CPU, seconds, seconds + 5)
-    limit(resource.RLIMIT_STACK, _STACK)
+    limit(resource.RLIMIT_STACK, stack_mb << 20)
     limit(resource.RLIMIT_FSIZE, 0)
     limit(resource.RLIMIT_NOFILE, 64)
     limit(resource.RLIMIT_CORE, 0)

@@ -21,8 +21,14 @@ _IMAGES = re.compile(
 _OTHERS: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
     (name, re.compile(pattern, re.DOTALL | re.IGNORECASE))
     for name, pattern in (
-        ("a ZIP archive or Office document", rb"PK(?:\x03\x04|\x05\x06|\x07\x08)"),
-        ("an old Office document (OLE)", rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+        ("an EPUB book", rb"PK\x03\x04.{26}mimetypeapplication/epub"),
+        ("an OpenDocument file", rb"PK\x03\x04.{26}mimetypeapplication/vnd\.oasis"),
+        (
+            "an Office document (docx, xlsx, pptx)",
+            rb"PK\x03\x04.{26}(?:\[Content_Types\]\.xml|_rels/|docProps/|word/|xl/|ppt/)",
+        ),
+        ("a ZIP archive", rb"PK(?:\x03\x04|\x05\x06|\x07\x08)"),
+        ("an old Office document or mail (OLE)", rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
         ("gzip data", rb"\x1f\x8b"),
         ("bzip2 data", rb"BZh[1-9]"),
         ("xz data", rb"\xfd7zXZ\0"),

@@ -18,6 +18,7 @@ from pagemill.errors import Stopped
 from pagemill.ledger import Ledger, Row
 from tasks.feed import Feed
 from tasks.job import Job
+from tasks.passwords import Passwords
 from tasks.plan import deciders
 
 
@@ -77,6 +78,7 @@ class Worker:
         self._loads_before = loads()
         self.ledger: Ledger = job.open_ledger()
         self.deciders = deciders(job.settings)
+        self.passwords = Passwords(job.settings)
         self.meter = Meter()
         self.stop = threading.Event()
         self._engine: Engine | None = None
