@@ -1,0 +1,287 @@
+"""Thousands of damaged files through the whole job: rows for all, no crash, no hang. See `--help`."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from benchmarks.common import (
+    CORPUS,
+    ECHO,
+    as_options,
+    emit,
+    machine,
+    make_pdf,
+    pagemill,
+    print_table,
+)
+from benchmarks.memory import Watch
+
+MAX_BYTES = 1_000_000
+LIMITS = {
+    "limits.seconds_per_page": 5,
+    "limits.seconds_per_document": 20,
+    "limits.max_pages": 5,
+    "select.foreign": "failed",
+}
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@click.command()
+@click.option("--files", default=2400, show_default=True, help="Damaged files.")
+@click.option("--seed", default=1, show_default=True, help="Equal seeds give equal files.")
+@click.option("--corpus", type=Path, default=CORPUS, show_default=True, help="Damaged as well.")
+@click.option("--keep", type=Path, help="A folder that keeps the files and the output.")
+@click.option("--append", is_flag=True, help="Add the JSON line to benchmarks/results.jsonl.")
+def main(files: int, seed: int, corpus: Path, keep: Path | None, append: bool) -> None:
+    """Damage real PDFs and pictures, and files made here, in ten ways; run the job over them.
+
+    Fails if the job does not end by itself with rows for every file, or leaves a process or a
+    temporary file, or if a page took longer than its limits allow. The engine is the stand-in:
+    only rendering is asked for.
+    """
+    print("measured on", machine(), flush=True)
+    with tempfile.TemporaryDirectory(prefix="pagemill-fuzz-") as folder:
+        base = keep or Path(folder)
+        names = write_damaged(base / "in", files, seed, corpus)
+        result = run_job(base, len(names))
+    print_table(("outcome", "files"), result["documents"].items())
+    emit("fuzz", {"files": len(names), "seed": seed, **result}, append)
+    if result["amiss"]:
+        raise click.ClickException("; ".join(result["amiss"]))
+
+
+# -- damage --------------------------------------------------------------------------------
+
+
+def write_damaged(folder: Path, files: int, seed: int, corpus: Path | None) -> list[str]:
+    """A folder of damaged files; their names."""
+    folder.mkdir(parents=True)
+    sources = [*made_here(), *(real_files(corpus) if corpus and corpus.is_dir() else ())]
+    names = []
+    for number in range(files):
+        choose = random.Random(f"{seed} {number}")
+        name, data = choose.choice(sources)
+        other = choose.choice(sources)[1]
+        stem, _, suffix = name.rpartition(".")
+        names.append(f"{number:05}-{stem[:40]}.{suffix}")
+        (folder / names[-1]).write_bytes(damage(data, other, choose))
+    return names
+
+
+def real_files(corpus: Path) -> Iterator[tuple[str, bytes]]:
+    """The documents of the corpus."""
+    for kind in ("docs", "nasty", "images"):
+        for path in sorted((corpus / kind).iterdir()):
+            if path.stat().st_size <= MAX_BYTES:
+                yield path.name, path.read_bytes()
+
+
+def made_here() -> Iterator[tuple[str, bytes]]:
+    """A PDF, an encrypted one, a form, and a picture in every format."""
+    from PIL import Image, ImageDraw
+    from reportlab.lib.pdfencrypt import StandardEncryption
+    from reportlab.pdfgen.canvas import Canvas
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield "text.pdf", make_pdf(Path(folder) / "a.pdf", 3, seed=1).read_bytes()
+    for name, options in (
+        ("plain.pdf", {"pageCompression": 0}),
+        ("locked.pdf", {"encrypt": StandardEncryption("", "owner", strength=128)}),
+    ):
+        out = io.BytesIO()
+        canvas = Canvas(out, **options)
+        canvas.drawString(72, 700, "damaged on purpose")
+        canvas.acroForm.textfield(value="field", x=72, y=500, name="f")
+        canvas.showPage()
+        canvas.save()
+        yield name, out.getvalue()
+    picture = Image.new("RGB", (240, 160), "white")
+    ImageDraw.Draw(picture).text((20, 60), "damaged on purpose", fill="black")
+    for form in ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000", "PPM", "AVIF"):
+        out = io.BytesIO()
+        several = {"save_all": True, "append_images": [picture.rotate(90)]}
+        picture.save(out, form, **(several if form in ("TIFF", "GIF", "WEBP") else {}))
+        yield f"picture.{form.lower()}", out.getvalue()
+
+
+def damage(data: bytes, other: bytes, choose: random.Random) -> bytes:
+    """One to three of the ways, one after the other."""
+    for _ in range(choose.choice((1, 1, 1, 2, 3))):
+        data = choose.choice(WAYS)(data, other, choose)[:MAX_BYTES]
+    return data
+
+
+def _span(data: bytes, choose: random.Random) -> tuple[int, int]:
+    start = choose.randrange(len(data) + 1)
+    return start, min(len(data), start + choose.choice((1, 4, 64, 1024, 16384)))
+
+
+def flip(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """Some bytes are others."""
+    changed = bytearray(data)
+    for _ in range(choose.choice((1, 4, 32, 256))):
+        if changed:
+            changed[choose.randrange(len(changed))] = choose.randrange(256)
+    return bytes(changed)
+
+
+def cut_off(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """The end is missing."""
+    return data[: choose.randrange(len(data) + 1)]
+
+
+def cut_out(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """Something in the midst is missing."""
+    start, end = _span(data, choose)
+    return data[:start] + data[end:]
+
+
+def repeat(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """Something is there many times."""
+    start, end = _span(data, choose)
+    return data[:start] + data[start:end] * choose.choice((2, 10, 100)) + data[end:]
+
+
+def erase(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """Something is all zeros or all ones."""
+    start, end = _span(data, choose)
+    return data[:start] + choose.choice((b"\0", b"\xff")) * (end - start) + data[end:]
+
+
+def splice(data: bytes, other: bytes, choose: random.Random) -> bytes:
+    """The beginning of one file, the end of another."""
+    return data[: choose.randrange(len(data) + 1)] + other[choose.randrange(len(other) + 1) :]
+
+
+def junk_before(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """Something else comes first."""
+    return choose.randbytes(choose.choice((1, 16, 900, 5000))) + data
+
+
+def numbers(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """Numbers in text are extreme ones: lengths, counts, offsets, sizes, references."""
+    extreme = (b"0", b"-1", b"1", b"7", b"65536", b"2147483647", b"4294967296", b"9" * 30)
+    rate = choose.choice((0.005, 0.05, 0.3))
+    return re.sub(
+        rb"\d+", lambda m: choose.choice(extreme) if choose.random() < rate else m[0], data
+    )
+
+
+def words(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """A PDF's names change places."""
+    names = list(set(re.findall(rb"/[A-Z][A-Za-z]{2,12}", data)))[:200]
+    if not names:
+        return flip(data, b"", choose)
+    names.sort()
+    return re.sub(
+        rb"/[A-Z][A-Za-z]{2,12}",
+        lambda m: choose.choice(names) if choose.random() < 0.05 else m[0],
+        data,
+    )
+
+
+def big_endian(data: bytes, _: bytes, choose: random.Random) -> bytes:
+    """Four bytes near the beginning, where pictures have their sizes, are extreme."""
+    at = choose.randrange(min(len(data), 512) + 1)
+    extreme = choose.choice((b"\0\0\0\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\1\0\0"))
+    return data[:at] + extreme + data[at + 4 :]
+
+
+WAYS: tuple[Callable[[bytes, bytes, random.Random], bytes], ...] = (
+    flip,
+    cut_off,
+    cut_out,
+    repeat,
+    erase,
+    splice,
+    junk_before,
+    numbers,
+    words,
+    big_endian,
+)
+
+
+# -- the job -------------------------------------------------------------------------------
+
+
+def run_job(base: Path, files: int) -> dict[str, Any]:
+    """`pagemill run` and `pagemill check` over `base`/in; what became of it, and what is amiss."""
+    source, out, temporary = str(base / "in"), str(base / "out"), base / "tmp"
+    temporary.mkdir()
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans come to us
+    options = ["-c", ECHO, *as_options(LIMITS)]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    began = time.perf_counter()
+    command = pagemill("run", source, out, "--json", *options)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, text=True, env=environment)
+    with process as run, Watch(run.pid) as watch:
+        printed = run.communicate()[0]
+    wall = time.perf_counter() - began
+    amiss = []
+    if run.returncode not in (0, 3):
+        amiss.append(f"the run ended with exit code {run.returncode}")
+    orphans = psutil.Process().children(recursive=True)
+    if alive := [p.name() for p in orphans if p.status() != psutil.STATUS_ZOMBIE]:
+        amiss.append(f"processes left: {alive}")
+    if left := [p.name for p in temporary.iterdir()]:
+        amiss.append(f"temporary files left: {left[:5]}")
+    check = subprocess.run(pagemill("check", out, "--source", source, *options))
+    if check.returncode:
+        amiss.append("`pagemill check` found problems")
+    rows = read_rows(out, json.loads(printed)["recipe"])
+    found = look(rows, files, amiss)
+    return {"wall_seconds": round(wall, 1), **found, "peak_mb": watch.peaks, "amiss": amiss}
+
+
+def read_rows(out: str, recipe: str) -> list[dict[str, Any]]:
+    """What is needed of all rows."""
+    import pyarrow.dataset as ds
+
+    columns = ["source_uri", "status", "error_kind", "error_message", "render_seconds"]
+    folder = Path(out) / f"recipe={recipe}" / "pages"
+    found: list[dict[str, Any]] = ds.dataset(folder, format="parquet").to_table(columns).to_pylist()
+    return found
+
+
+def look(rows: list[dict[str, Any]], files: int, amiss: list[str]) -> dict[str, Any]:
+    """Outcomes by document: read, or the first error."""
+    documents: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        documents[row["source_uri"]].append(row)
+    if len(documents) != files:
+        amiss.append(f"{len(documents)} documents have rows, of {files}")
+    if silent := [r for r in rows if r["status"] == "failed" and not r["error_message"]]:
+        amiss.append(f"{len(silent)} failures do not say why")
+    slowest = max(row["render_seconds"] for row in rows)
+    if slowest > 2 * LIMITS["limits.seconds_per_page"] + 20:  # both renderers, and a busy machine
+        amiss.append(f"a page took {slowest:.0f} s")
+    outcomes = Counter(
+        "read" if any(r["status"] in ("ok", "blank", "partial") for r in pages) else kind
+        for pages in documents.values()
+        for kind in [next((r["error_kind"] for r in pages if r["error_kind"]), "none")]
+    )
+    return {
+        "rows": len(rows),
+        "documents": dict(outcomes.most_common()),
+        "slowest_page_seconds": round(slowest, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
