@@ -1,4 +1,4 @@
-"""Thousands of damaged files through the whole job: rows for all, no crash, no hang. See `--help`."""
+"""Thousands of damaged files through the whole job: rows for all, and no hang. See `--help`."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ MIN_COVERED = 0.5
 MIN_INKED = 0.9
 MAX_UNREADABLE = 0.02
 MAX_ODD_WORDS = 0.25
+MIN_VOWELS = 0.25
 MIN_AGREEMENT = 0.7
+_ENOUGH_LETTERS = 20
 _REDUCED = 4
 _INK_LEVELS = 32
 _UNREADABLE = frozenset({"Co", "Cn", "Cs", "Cc"})
@@ -95,11 +97,15 @@ def why_garbage(text: str) -> str | None:
     single = sum(len(word) == 1 and word.isascii() and word.isalpha() for word in words)
     if odd > MAX_ODD_WORDS * len(words) or single > 0.5 * len(words):
         return f"{max(odd, single)} of {len(words)} words are none"
+    latin = [c for c in letters if c.isascii() and c.isalpha()]
+    vowels = sum(c in "aeiouyAEIOUY" for c in latin) / len(latin) if latin else 1.0
+    if len(latin) >= _ENOUGH_LETTERS and vowels < MIN_VOWELS:
+        return f"{vowels:.0%} of its letters are vowels"
     return None
 
 
 def _is_odd(word: str) -> bool:
-    """Signs amid letters, as in a font without a usable encoding; or far too long."""
+    """Signs amid letters, as of a font without a usable encoding; or far too long."""
     if len(word) > _LONGEST_WORD and word.isalpha() and word.isascii():
         return True
     bare = re.sub(r"^\W+|\W+$", "", word)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_render import children, pdf, settings, unlinked
+from documents import children, pdf, settings, unlinked
 
 from tasks.fork_server import server_pid
 from tasks.render import render
