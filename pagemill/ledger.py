@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from pagemill.errors import ERRORS, MAX_TRIES, ErrorKind, StorageError
 from pagemill.recipe import Recipe
 from pagemill.schema import KEY_COLUMNS, Status, row_schema
-from pagemill.storage import AlreadyExists, Changed, Storage
+from pagemill.storage import AlreadyExists, Changed, Missing, Storage
 
 Row = dict[str, Any]
 
@@ -267,8 +267,11 @@ class Ledger:
         """The staged pages of a document by page number."""
         found: dict[int, Row] = {}
         for entry in self.storage.list(f"{self.folder}/staging/{sha256}"):
-            table = self._decode(entry.path, self.storage.read(entry.path))
-            for row in table.to_pylist():
+            try:
+                data = self.storage.read(entry.path)
+            except Missing:  # another run has committed the document, and tidied up
+                continue
+            for row in self._decode(entry.path, data).to_pylist():
                 found.setdefault(row["page_number"], row)
         return found
 
