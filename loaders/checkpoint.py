@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,22 @@ def is_folder(model_id: str) -> bool:
     """A path rather than a hub id: it exists, or can only be a path."""
     is_path = model_id.startswith(("/", "./", "../", "~")) or model_id.count("/") > 1
     return is_path or Path(model_id).is_dir()
+
+
+def is_mistral_form(model_id: str, options: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is in Mistral's consolidated format, which vLLM alone reads here.
+
+    Parameters
+    ----------
+    options : mapping
+        Of the framework; vLLM's own ``config_format`` decides.
+    """
+    if "config_format" in options:
+        return bool(options["config_format"] == "mistral")
+    folder = Path(model_id).expanduser()
+    if is_folder(model_id):
+        return (folder / "params.json").is_file() and not (folder / "config.json").is_file()
+    return model_id.startswith("mistralai/Pixtral")
 
 
 def read_config(
@@ -45,6 +62,11 @@ def _folder_config(model_id: str) -> Path:
     folder = Path(model_id).expanduser()
     if not folder.is_dir():
         raise LoadError(f"{model_id}: no such folder; give the folder of a model, or a hub id")
+    if is_mistral_form(model_id, {}):
+        raise LoadError(
+            f"{model_id}: in Mistral's own format (params.json), which only vLLM reads: use "
+            "framework: vllm, or a folder in Hugging Face's format"
+        )
     if not (folder / "config.json").is_file():
         raise LoadError(f"{model_id}: no config.json in it; give a folder in Hugging Face's format")
     return folder / "config.json"

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loaders.checkpoint import declared_quantization, is_folder, read_config, scheme_name
+from loaders.checkpoint import (
+    declared_quantization,
+    is_folder,
+    is_mistral_form,
+    read_config,
+    scheme_name,
+)
 from pagemill.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -117,6 +123,8 @@ def quantization_name(model: Model) -> str:
         return model.quantization
     if is_folder(model.id) and not Path(model.id).expanduser().is_dir():
         raise UsageError(f"model.id: {model.id}: no such folder")
+    if model.framework == "vllm" and is_mistral_form(model.id, model.options):
+        return scheme_of(model.framework, model.quantization, "none")
     try:
         own = scheme_name(declared_quantization(read_config(model.id, model.revision)))
     except RuntimeError as error:

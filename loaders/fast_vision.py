@@ -180,7 +180,7 @@ class FastVisionModel:
             **kwargs,
         }
         hub = {name: kwargs[name] for name in OF_THE_HUB if name in kwargs}
-        model, processor = _load(model_name, arguments, {**common, **hub})
+        model, processor = _load(model_name, own, arguments, {**common, **hub})
         checkpointing = bool(use_gradient_checkpointing)
         model._fast_vision = _Loaded(processor, checkpointing, full_finetuning)
         model.max_seq_length = max_seq_length
@@ -407,14 +407,16 @@ def _prepare_libraries() -> None:
 
 
 def _load(
-    model_name: str, arguments: dict[str, Any], of_processor: dict[str, Any]
+    model_name: str, own: dict[str, Any], arguments: dict[str, Any], of_processor: dict[str, Any]
 ) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
+
+    from loaders.transformers_model import read_weights
 
     try:
         processor = AutoProcessor.from_pretrained(model_name, **of_processor)
-        model = AutoModelForImageTextToText.from_pretrained(model_name, **arguments)
+        model = read_weights(model_name, own, arguments)
     except torch.OutOfMemoryError as error:
         raise LoadError(
             f"{model_name}: the weights do not fit; use load_in_4bit=True or a smaller model"

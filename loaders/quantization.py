@@ -9,6 +9,21 @@ from loaders.families import Family
 from loaders.vlm_loader import QuantizationType, VLMConfig
 
 BITSANDBYTES = (QuantizationType.FOUR_BIT, QuantizationType.EIGHT_BIT)
+LEFT_ALONE = ("modules_to_not_convert", "llm_int8_skip_modules")
+"""Where a checkpoint lists what it did not quantize."""
+
+
+def anywhere(declared: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's quantization, whose list of modules left alone is found by transformers 5.
+
+    The lists were written for transformers 4, which looked for a name anywhere in a module's full
+    name; 5 takes it as a regular expression at the beginning. Official AWQ checkpoints of
+    Qwen2.5-VL say ``visual``, which is ``model.visual`` now: its layers would be made anew, with
+    weights of chance, and the model would read nonsense without an error.
+    """
+    lists = {key: declared[key] for key in LEFT_ALONE if declared.get(key)}
+    found = {key: [*names, *(rf".*\.{name}" for name in names)] for key, names in lists.items()}
+    return {**declared, **found}
 
 
 def quantization_settings(

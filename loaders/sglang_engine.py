@@ -22,7 +22,7 @@ from loaders.errors import LoadError, one_line
 from loaders.families import FAMILIES, Family
 from loaders.openai_engine import Endpoint, OpenAIEngine
 from loaders.server import Server, free_port
-from loaders.support import refuse_family, refuse_pair
+from loaders.support import family_of, refuse_pair
 from loaders.vlm_loader import QuantizationType, VLMConfig
 
 GIB = 1 << 30
@@ -46,7 +46,7 @@ class SGLangEngine(OpenAIEngine):
     """
 
     def __init__(self, config: VLMConfig, family: Family) -> None:
-        own = _check(config, family)
+        family, own = _check(config, family)
         port = free_port()
         command = _command(config, family, own, port)
         self._folder = Path(tempfile.mkdtemp(prefix="pagemill-sglang-"))
@@ -75,8 +75,8 @@ class SGLangEngine(OpenAIEngine):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _check(config: VLMConfig, family: Family) -> str:
-    """Refuse what cannot work; the name of the checkpoint's own quantization."""
+def _check(config: VLMConfig, family: Family) -> tuple[Family, str]:
+    """Refuse what cannot work; what the checkpoint is and the name of its own quantization."""
     if importlib.util.find_spec("sglang") is None:
         raise ImportError("no module named sglang")
     if config.device.partition(":")[0] != "cuda":
@@ -88,10 +88,10 @@ def _check(config: VLMConfig, family: Family) -> str:
             f"{config.model_id}: SGLang cannot load it here; use {family.instead[config.model_id]}"
         )
     checkpoint = read_config(config.model_id, config.revision)
-    refuse_family(config, family, checkpoint)
+    family = family_of(config, family, checkpoint)
     own = scheme_name(declared_quantization(checkpoint))
     refuse_pair(config, family, own)
-    return own
+    return family, own
 
 
 def _command(config: VLMConfig, family: Family, own: str, port: int) -> list[str]:

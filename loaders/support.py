@@ -75,7 +75,6 @@ NOT_AT_LOAD = No(
 )
 NO_SERVER_HERE = "not run; a server speaking its protocol stands in"
 ON_BOTH = "CPU, H200"
-NOT_RUN = "not run by this version"
 
 SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
     (TRANSFORMERS, NONE): Support(
@@ -92,9 +91,7 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
     (TRANSFORMERS, EIGHT_BIT): Support(
         "bitsandbytes int8", "bnb-int8", ("bnb-int8",), BNB, {"llama4": EXPERTS}
     ),
-    (TRANSFORMERS, AWQ): Support(
-        "an AWQ checkpoint, through gptqmodel", accepts=("awq",), tried=NOT_RUN
-    ),
+    (TRANSFORMERS, AWQ): Support("an AWQ checkpoint, through gptqmodel", accepts=("awq",)),
     (VLLM, NONE): Support("the checkpoint as it is, its own quantization included", tried=ON_BOTH),
     (VLLM, FOUR_BIT): Support(
         "bitsandbytes nf4 (from vLLM 0.28 through vllm-bnb-plugin)",
@@ -112,7 +109,6 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
     ),
     (VLLM, AWQ): Support(
         "an AWQ checkpoint",
-        tried=NOT_RUN,
         accepts=("awq",),
         refused={"llama4": No("AWQ does not work with it under vLLM", FP8_REPO)},
     ),
@@ -197,16 +193,23 @@ def _key(family: Family) -> str:
     return next(key for key, known in FAMILIES.items() if known is family)
 
 
-def refuse_family(config: VLMConfig, family: Family, checkpoint: dict[str, Any]) -> None:
-    """Raise LoadError for a checkpoint of another family than the loader's name says."""
+def family_of(config: VLMConfig, family: Family, checkpoint: dict[str, Any]) -> Family:
+    """The family that the checkpoint is of, which under the name ``auto`` is any.
+
+    Raises
+    ------
+    LoadError
+        It is another than the loader's name says.
+    """
     found = str(checkpoint.get("model_type"))
+    right = next((f for f in FAMILIES.values() if found in f.model_types), FAMILIES["auto"])
     if family.model_types and found not in family.model_types:
-        right = next((f for f in FAMILIES.values() if found in f.model_types), FAMILIES["auto"])
         raise LoadError(
             f"{config.model_id}: a {found} model, but {family.names[-1]} loads "
             f"{' or '.join(family.model_types)}; use the name {right.names[-1]}, or a checkpoint "
             f"such as {family.hub_id}"
         )
+    return right
 
 
 def support_table() -> str:

@@ -12,13 +12,14 @@ from loaders.checkpoint import declared_quantization, read_config, scheme_name
 from loaders.errors import LoadError, one_line
 from loaders.families import Family
 from loaders.memory import keep_freed_memory
-from loaders.quantization import quantization_settings
-from loaders.support import refuse_family, refuse_pair
+from loaders.quantization import anywhere, quantization_settings
+from loaders.support import family_of, refuse_pair
 from loaders.torchvision_repair import repair_torchvision
 from loaders.vlm_loader import VLMConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNBOUNDED = 1 << 30
+OF_THE_CONFIG = ("revision", "trust_remote_code", "token", "subfolder", "cache_dir")
 
 
 def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
@@ -60,9 +61,8 @@ def _check(config: VLMConfig, family: Family) -> dict[str, Any]:
     _refuse_device(config)
     _dtype(config)
     checkpoint = read_config(config.model_id, config.revision)
-    refuse_family(config, family, checkpoint)
     declared = declared_quantization(checkpoint)
-    refuse_pair(config, family, scheme_name(declared))
+    refuse_pair(config, family_of(config, family, checkpoint), scheme_name(declared))
     return declared
 
 
@@ -118,8 +118,6 @@ def load_processor(config: VLMConfig) -> Any:
 
 
 def _load_model(config: VLMConfig, family: Family, declared: dict[str, Any]) -> Any:
-    from transformers import AutoModelForImageTextToText
-
     dtype = _dtype(config)
     arguments: dict[str, Any] = {
         "revision": config.revision,
@@ -132,11 +130,45 @@ def _load_model(config: VLMConfig, family: Family, declared: dict[str, Any]) -> 
     quantization = quantization_settings(config, family, declared, dtype)
     if quantization is not None:
         arguments["quantization_config"] = quantization
-    model = AutoModelForImageTextToText.from_pretrained(config.model_id, **arguments)
+    model = read_weights(config.model_id, declared, arguments)
     if model.config.is_encoder_decoder:
         raise LoadError(
             f"{config.model_id}: an encoder-decoder model, which cannot be batched here; "
             "use a model such as Qwen2.5-VL"
+        )
+    return model
+
+
+def read_weights(model_id: str, declared: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    """The model, by ``from_pretrained``; one of its layers without weights is an error.
+
+    Parameters
+    ----------
+    declared : dict
+        The checkpoint's own quantization.
+    arguments : dict
+        For ``from_pretrained``.
+
+    Raises
+    ------
+    LoadError
+        Weights are missing: transformers would fill them by chance.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    if declared:
+        hub = {name: arguments[name] for name in OF_THE_CONFIG if name in arguments}
+        known = AutoConfig.from_pretrained(model_id, **hub)
+        known.quantization_config = anywhere(declared)
+        arguments = {"config": known, **arguments}
+    model, found = AutoModelForImageTextToText.from_pretrained(
+        model_id, output_loading_info=True, **arguments
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise LoadError(
+            f"{model_id}: {len(missing)} of its weights are missing, such as {missing[0]}: "
+            "download it again, or use another checkpoint"
         )
     return model
 

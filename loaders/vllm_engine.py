@@ -14,10 +14,9 @@ import logging
 import os
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
-from loaders.checkpoint import declared_quantization, is_folder, read_config, scheme_name
+from loaders.checkpoint import declared_quantization, is_mistral_form, read_config, scheme_name
 from loaders.engine import Completion, FinishReason, Request, RequestError
 from loaders.errors import LoadError, one_line
 from loaders.families import Family
@@ -25,7 +24,7 @@ from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
 from loaders.memory import give_back
 from loaders.pictures import data_url, for_model
 from loaders.streaming import Draft, StreamingEngine
-from loaders.support import refuse_family, refuse_pair
+from loaders.support import family_of, refuse_pair
 from loaders.visits import Visit, Visits
 from loaders.vlm_loader import QuantizationType, VLMConfig
 from pagemill.errors import EngineError, ErrorKind
@@ -61,7 +60,7 @@ class VLLMEngine(StreamingEngine):
     """
 
     def __init__(self, config: VLMConfig, family: Family) -> None:
-        mistral = is_mistral_form(config)
+        mistral = is_mistral_form(config.model_id, config.options)
         own = _check(config, family, mistral)
         _quiet()
         arguments = _arguments(config, own, mistral)
@@ -247,16 +246,6 @@ def version_of_vllm() -> str:
     return str(vllm.__version__)
 
 
-def is_mistral_form(config: VLMConfig) -> bool:
-    """Whether the checkpoint is in Mistral's consolidated format, not in Hugging Face's."""
-    if "config_format" in config.options:
-        return bool(config.options["config_format"] == "mistral")
-    folder = Path(config.model_id).expanduser()
-    if is_folder(config.model_id):
-        return (folder / "params.json").is_file() and not (folder / "config.json").is_file()
-    return config.model_id.startswith("mistralai/Pixtral")
-
-
 def _check(config: VLMConfig, family: Family, mistral: bool) -> str:
     """Refuse what cannot work; the name of the checkpoint's own quantization."""
     if config.model_id in family.instead and not mistral:
@@ -264,9 +253,14 @@ def _check(config: VLMConfig, family: Family, mistral: bool) -> str:
             f"{config.model_id}: remote code would have to run; use "
             f"{family.instead[config.model_id]}"
         )
+    if mistral and config.quantization is QuantizationType.FOUR_BIT:
+        raise LoadError(
+            f"{config.model_id}: Mistral's own format cannot be quantized to 4 bits while loading; "
+            "use quantization: 8bit, or a folder in Hugging Face's format"
+        )
     checkpoint = {} if mistral else read_config(config.model_id, config.revision)
     if not mistral:
-        refuse_family(config, family, checkpoint)
+        family = family_of(config, family, checkpoint)
     own = scheme_name(declared_quantization(checkpoint))
     refuse_pair(config, family, own)
     _refuse_plugin(config, own)

@@ -20,6 +20,8 @@ from pagemill.settings import Model, Settings
 VERSION = 1
 """Raised when this software changes in a way that makes other text of the same recipe."""
 
+_CONFIGS = ("config.json", "params.json")
+"""Of Hugging Face's format and of Mistral's own."""
 _IDENTITY_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
 
 
@@ -111,10 +113,10 @@ def model_identity(model: Model) -> tuple[str, str]:
 
 def _folder_identity(folder: Path) -> tuple[str, str]:
     files = sorted({f for pattern in _IDENTITY_FILES for f in folder.glob(pattern)})
-    if not any(f.name == "config.json" for f in files):
+    if not any(f.name in _CONFIGS for f in files):
         raise UsageError(
-            f"model.id: no model in {folder} (no config.json): give the folder of a saved "
-            "transformers model, or a hub id"
+            f"model.id: no model in {folder} (no {' or '.join(_CONFIGS)}): give the folder of a "
+            "saved model, or a hub id"
         )
     digest = hashlib.sha256()
     for file in files:

@@ -31,6 +31,7 @@ from loaders.vlm_loader import (
     create_vlm_loader,
 )
 from pagemill.errors import EngineError, ErrorKind, UsageError
+from pagemill.recipe import model_identity
 from pagemill.settings import Model
 
 torch = pytest.importorskip("torch")
@@ -371,6 +372,22 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert "not a readable model config" in refusal(model_id=str(tmp_path))
 
 
+def test_mistrals_own_format_is_for_vllm_and_has_an_identity(tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_text("{}")
+    message = refusal("pixtral", model_id=str(tmp_path))
+    assert "in Mistral's own format (params.json), which only vLLM reads: use framework: vllm" in (
+        message
+    )
+    model = Model(name="pixtral", id=str(tmp_path), framework="vllm")
+    assert quantization_name(model) == "none"
+    name, before = model_identity(model)
+    (tmp_path / "consolidated.safetensors").write_bytes(b"weights")
+    assert (name, model_identity(model)[1] == before) == (tmp_path.name, False)
+    (tmp_path / "params.json").unlink()
+    with pytest.raises(UsageError, match=r"\(no config.json or params.json\)"):
+        model_identity(model)
+
+
 def test_a_hub_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = refusal(model_id="nobody/no-such-model")
@@ -385,6 +402,24 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
     message = refusal(model_id=str(tmp_path))
     assert message.startswith(f"{tmp_path}: its files cannot be had")
     assert "safetensors" in message
+
+
+def test_a_checkpoint_without_some_weights_is_not_filled_by_chance(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for file in Path(MODEL).iterdir():
+        if "index" in file.name:
+            continue
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    whole = {k: v for f in sorted(tmp_path.glob("*.safetensors")) for k, v in load_file(f).items()}
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    del whole["visual.blocks.0.mlp.up_proj.weight"]
+    save_file(whole, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert refusal(model_id=str(tmp_path)).endswith(
+        "1 of its weights are missing, such as model.visual.blocks.0.mlp.up_proj.weight: "
+        "download it again, or use another checkpoint"
+    )
 
 
 def test_a_checkpoint_of_another_family_is_refused() -> None:
@@ -420,9 +455,13 @@ def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path: Path) -> None:
     assert "the checkpoint is quantized already (fp8); use quantization: none" in message
 
 
-def test_llama_4_in_4bit_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["llama4-maverick", "auto"])
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_llama_4_is_not_quantized_under_any_name(
+    name: str, quantization: str, tmp_path: Path
+) -> None:
     model = checkpoint(tmp_path, model_type="llama4")
-    message = refusal("llama4-maverick", model_id=model, quantization="4bit")
+    message = refusal(name, model_id=model, quantization=quantization)
     assert "most of the weights, would stay unquantized" in message
     assert "Llama-4-Maverick-17B-128E-Instruct-FP8 with quantization: none" in message
 

@@ -274,6 +274,16 @@ def test_a_quantized_family_answers(family: str, quantization: str, tmp_path: Pa
     assert answer.completion_tokens > 0
 
 
+def test_the_shipped_model_in_awq_reads(tmp_path: Path) -> None:
+    import awq
+
+    quantized, _ = awq.quantize(Path(MODEL), tmp_path)
+    for quantization in ("awq", "none"):
+        changes = {"model_id": str(quantized), "quantization": quantization}
+        with create_vlm_loader("qwen25vl", config(**changes)) as loader:
+            assert loader.generate([page(LINES)], PROMPT, 100, 0).split() == " ".join(LINES).split()
+
+
 # --- refusals -----------------------------------------------------------------------------------
 
 
@@ -343,17 +353,66 @@ TINY_PIXTRAL = {
 }
 
 
-def test_pixtral_in_mistrals_own_format_is_read(tmp_path: Path) -> None:
-    """Real tokenizer and layout, random weights (there are none to be had here)."""
+def consolidated(folder: Path) -> str:
+    """A tiny Pixtral as Mistral publishes them: real tokenizer and layout, random weights."""
     import mistral_common
+    import torch
+    from safetensors.torch import save_file
 
     data = Path(mistral_common.__file__).parent / "data"
-    (tmp_path / "tekken.json").write_bytes((data / "tekken_240911.json").read_bytes())
-    (tmp_path / "params.json").write_text(json.dumps(TINY_PIXTRAL))
-    options = {"max_model_len": 1024, "enforce_eager": True, "load_format": "dummy"}
-    with create_vlm_loader("pixtral", config(model_id=str(tmp_path), options=options)) as loader:
-        image = Image.effect_noise((100, 60), 50)
-        seen, plain = read(loader, Request((image,), "Read.", 4), Request((), "Read [IMG].", 4))
+    (folder / "tekken.json").write_bytes((data / "tekken_240911.json").read_bytes())
+    (folder / "params.json").write_text(json.dumps(TINY_PIXTRAL))
+    shapes: dict[str, tuple[int, ...]] = {
+        "tok_embeddings.weight": (131072, 128),
+        "output.weight": (131072, 128),
+        "norm.weight": (128,),
+        "vision_encoder.patch_conv.weight": (64, 3, 16, 16),
+        "vision_encoder.ln_pre.weight": (64,),
+        "vision_language_adapter.w_in.weight": (128, 64),
+        "vision_language_adapter.w_in.bias": (128,),
+        "vision_language_adapter.w_out.weight": (128, 128),
+        "vision_language_adapter.w_out.bias": (128,),
+    }
+    blocks = {"layers.": (128, 64, 256), "vision_encoder.transformer.layers.": (64, 64, 128)}
+    for prefix, (wide, keys, hidden) in blocks.items():
+        for layer in (f"{prefix}{number}." for number in range(2)):
+            shapes |= {f"{layer}attention.w{x}.weight": (wide, wide) for x in "qo"}
+            shapes |= {f"{layer}attention.w{x}.weight": (keys, wide) for x in "kv"}
+            shapes |= {f"{layer}feed_forward.w{x}.weight": (hidden, wide) for x in "13"}
+            shapes |= {f"{layer}feed_forward.w2.weight": (wide, hidden)}
+            shapes |= {f"{layer}{x}_norm.weight": (wide,) for x in ("attention", "ffn")}
+    chance = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(s, generator=chance).bfloat16() / 4 for name, s in shapes.items()}
+    save_file(weights, folder / "consolidated.safetensors")
+    return str(folder)
+
+
+def test_pixtral_in_mistrals_own_format_is_a_model_of_the_pipeline(tmp_path: Path) -> None:
+    from loaders.families import quantization_name
+    from loaders.resident import engine_for
+    from pagemill.recipe import model_identity
+    from pagemill.settings import Model
+
+    options = {"max_model_len": 1024, "enforce_eager": True}
+    model = Model(
+        name="pixtral",
+        id=consolidated(tmp_path),
+        framework="vllm",
+        device="cpu",
+        batch_size=4,
+        options=options,
+    )
+    assert quantization_name(model) == "none"
+    assert model_identity(model)[1].startswith("sha256:")
+    engine = engine_for(model)
+    image, other = Image.effect_noise((100, 60), 50), Image.new("RGB", (100, 60), "red")
+    requests = [Request((i,), "Read.", 4) for i in (image, other)] + [Request((), "[IMG].", 4)]
+    seen, differently, plain = [engine.submit(each).result(SECONDS) for each in requests]
+    engine.close()
     # A patch of 16 pixels is a token, a row of them ends with another: 7 × 4 + 4.
     assert seen.prompt_tokens - plain.prompt_tokens in range(28, 33)
-    assert (seen.completion_tokens, plain.completion_tokens) == (4, 4)
+    assert [a.completion_tokens for a in (seen, differently, plain)] == [4] * 3
+    assert seen.text != differently.text
+    assert "cannot be quantized to 4 bits while loading; use" in refusal(
+        "pixtral", model_id=str(tmp_path), quantization="4bit"
+    )
