@@ -73,7 +73,17 @@ def test_prefect_has_readable_names_states_and_artifacts(
     tasks = post(api, "task_runs/filter", mine)
     assert {task["name"] for task in tasks} == {"shard-1", "shard-2"}
     artifacts = {a["key"]: a for a in post(api, "artifacts/filter", mine)}
-    assert set(artifacts) == {"pagemill-balance", "pagemill-report", "pagemill-output"}
+    assert {key.removeprefix("pagemill-") for key in artifacts} == {
+        *("balance", "report", "output", "shards", "progress-this-process")
+    }
+    progress = artifacts["pagemill-progress-this-process"]
+    assert float(progress["data"]) == 100
+    assert "8 of the run's 8 documents, 14 pages, 1 failed" in progress["description"]
+    shards = json.loads(artifacts["pagemill-shards"]["data"])
+    assert [(row["shard"], row["documents"], row["what"]) for row in shards] == [
+        (1, 4, "committed"),
+        (2, 4, "committed"),
+    ]
     sheet = {
         row["what"].strip(): row["count"]
         for row in json.loads(artifacts["pagemill-balance"]["data"])

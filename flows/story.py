@@ -1,0 +1,130 @@
+"""What a run tells in the Prefect UI: progress, shards, the balance sheet, where the rows are.
+
+None of it is a record: a UI that cannot be reached costs a warning, never the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from pagemill.errors import Stopped
+from pagemill.ledger import Ledger
+from tasks.reconcile import Balance, Work
+from tasks.report import headline, markdown, sheet_rows
+from tasks.worker import Report
+
+log = logging.getLogger("pagemill.story")
+
+EVERY_SECONDS = 2.0
+"""Between two updates: shards may be quicker."""
+ROWS = 500
+"""Rows of a table, at most: the browser shows all of them."""
+
+
+class Story:
+    """The progress of a run, an artifact for each worker.
+
+    Parameters
+    ----------
+    documents, shards : int
+        Of the run.
+    """
+
+    def __init__(self, documents: int, shards: int) -> None:
+        self._documents, self._shards = documents, shards
+        self._ids: dict[str, UUID] = {}
+        self._began, self._told = time.monotonic(), 0.0
+
+    def tell(self, reports: Sequence[Report], last: bool = False) -> None:
+        """Say how far each worker is: its share of the run's documents."""
+        if not last and time.monotonic() - self._told < EVERY_SECONDS:
+            return
+        self._told = time.monotonic()
+        for report in reports:
+            _tell(lambda report=report: self._update(report))  # type: ignore[misc]
+
+    def _update(self, report: Report) -> None:
+        percent = min(100.0, 100 * report.documents / max(self._documents, 1))
+        pages = sum(report.pages.values())
+        rate = pages / max(time.monotonic() - self._began, 1e-9)
+        words = (
+            f"{report.worker}: {report.documents} of the run's {self._documents} documents, "
+            f"{pages} pages, {report.pages.get('failed', 0)} failed, {rate:.2f} pages/s"
+        )
+        known = self._ids.get(report.worker)
+        if known is None:
+            key = f"pagemill-progress-{slug(report.worker)}"
+            made = create_progress_artifact(percent, key, words)
+            assert isinstance(made, UUID)
+            self._ids[report.worker] = made
+        else:
+            update_progress_artifact(known, percent, words)
+
+
+def publish(balance: Balance, work: Work, ledger: Ledger, sheet: str) -> None:
+    """The balance sheet, the shards and a link to the rows."""
+    out = ledger.storage.url
+    pages = f"{out}/{ledger.folder}/pages"
+    rows = [{"what": name, "count": value} for name, value in sheet_rows(balance)]
+    link = pages if "://" in pages else f"file://{pages}"
+    text = f"{balance.recipe}: {balance.pages['rows']} rows"
+    for tell in (
+        lambda: create_markdown_artifact(
+            markdown(balance, f"{out}/{sheet}"), "pagemill-report", headline(balance)
+        ),
+        lambda: create_table_artifact(rows, "pagemill-balance", headline(balance)),
+        lambda: create_table_artifact(shard_rows(work), "pagemill-shards", _shards_line(work)),
+        lambda: create_link_artifact(link, text, "pagemill-output", "The rows, as Parquet"),
+    ):
+        _tell(tell)
+
+
+def shard_rows(work: Work) -> list[dict[str, Any]]:
+    """A row for each shard that failed, then for each that finished, `ROWS` at most."""
+    failed: list[dict[str, Any]] = [
+        {"shard": "failed", "documents": "", "pages": "", "model seconds": "", "what": str(error)}
+        for error in work.failures
+        if not isinstance(error, Stopped)
+    ]
+    done: list[dict[str, Any]] = [
+        {
+            "shard": receipt.shard,
+            "documents": receipt.documents,
+            "pages": ", ".join(f"{n} {status}" for status, n in receipt.pages.items()),
+            "model seconds": round(receipt.gpu_seconds, 1),
+            "what": "committed",
+        }
+        for receipt in sorted(work.receipts, key=lambda receipt: receipt.shard)
+    ]
+    return [*failed, *done][:ROWS]
+
+
+def _shards_line(work: Work) -> str:
+    more = len(work.receipts) + len(work.failures) - ROWS
+    shown = f" (the first {ROWS} are shown)" if more > 0 else ""
+    return f"{len(work.receipts)} shards finished, {len(work.failures)} did not{shown}"
+
+
+def slug(name: str) -> str:
+    """A name as part of an artifact's key: lower-case letters, digits, dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "worker"
+
+
+def _tell(tell: Callable[[], Any]) -> None:
+    try:
+        tell()
+    except Exception as error:
+        log.warning("the Prefect UI was not told: %s: %s", type(error).__name__, error)
