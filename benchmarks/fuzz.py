@@ -104,7 +104,7 @@ def made_here() -> Iterator[tuple[str, bytes]]:
         ("locked.pdf", {"encrypt": StandardEncryption("", "owner", strength=128)}),
     ):
         out = io.BytesIO()
-        canvas = Canvas(out, **options)
+        canvas = Canvas(out, invariant=1, **options)
         canvas.drawString(72, 700, "damaged on purpose")
         canvas.acroForm.textfield(value="field", x=72, y=500, name="f")
         canvas.showPage()

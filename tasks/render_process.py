@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from pagemill.document import Failure, PageFailure, PageImage
 from pagemill.errors import ErrorKind, PagemillError, Stopped
+from pagemill.printable import printable
 from pagemill.settings import Limits, Settings
 from tasks.fork_server import fork_child
 
@@ -267,7 +268,7 @@ def _nonsense() -> ChildError:
 
 
 def _line(text: Any) -> str:
-    return " ".join(str(text).split())[:_MAX_MESSAGE]
+    return printable(text)[:_MAX_MESSAGE]
 
 
 def _seconds(header: dict[str, Any]) -> float:
