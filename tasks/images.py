@@ -80,7 +80,7 @@ def load_decoders() -> None:
     with suppress(ImportError):
         pi_heif = import_module("pi_heif")
         pi_heif.register_heif_opener(
-            decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+            decode_threads=0, thumbnails=False, depth_images=False, aux_images=False
         )
 
 

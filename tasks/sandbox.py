@@ -8,6 +8,8 @@ import resource
 import signal
 from contextlib import suppress
 
+from tasks.seccomp import refuse_calls
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -20,7 +22,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def lock_down(memory_mb: int, stack_mb: int, cpu_seconds: float, may_start_processes: bool) -> None:
-    """Bound memory, CPU time, stack, descriptors; no files written, no processes, no privileges.
+    """Bound memory, CPU time, stack, descriptors; no writing, processes, network, privileges.
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ def lock_down(memory_mb: int, stack_mb: int, cpu_seconds: float, may_start_proce
     cpu_seconds : float
         Beyond: SIGXCPU, five seconds later SIGKILL.
     may_start_processes : bool
-        Poppler is one. (For root the kernel does not count processes: run as somebody else.)
+        Poppler is one.
     """
     os.nice(5)
     # Where memory runs out, the kernel should end this one first.
@@ -44,9 +46,10 @@ def lock_down(memory_mb: int, stack_mb: int, cpu_seconds: float, may_start_proce
     limit(resource.RLIMIT_FSIZE, 0)
     limit(resource.RLIMIT_NOFILE, 64)
     limit(resource.RLIMIT_CORE, 0)
-    if not may_start_processes:
-        limit(resource.RLIMIT_NPROC, 0)
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    filtered = refuse_calls(may_start_processes)
+    if not may_start_processes and not filtered:
+        limit(resource.RLIMIT_NPROC, 0)  # forbids threads as well, and not to root
 
 
 def limit(what: int, soft: int, hard: int | None = None) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -574,7 +575,8 @@ def test_closing_the_generator_ends_poppler_too() -> None:
 
         def stop_when_drawing() -> None:
             while "pdftoppm" not in seen:
-                seen.extend(child.name() for child in children())
+                with suppress(psutil.NoSuchProcess):  # it ends while we look
+                    seen.extend(child.name() for child in children())
             stop.set()
 
         watcher = threading.Thread(target=stop_when_drawing)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import os
+import platform
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import pillow_heif
 import psutil
 import pytest
-from documents import children, pdf, settings, unlinked
+from documents import children, half_red, image_file, pdf, settings, unlinked
 
+from pagemill.document import PageImage
+from tasks import fork_server
 from tasks.fork_server import server_pid
-from tasks.render import render
+from tasks.render import Opened, render
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,6 @@ def facts_of(pid: int) -> dict[str, str]:
         ("cpu time", "1801 1806"),
         ("file size", "0 0"),
         ("open files", "64 64"),
-        ("processes", "0 0"),
         ("core file size", "0 0"),
         ("stack size", f"{8 << 20} {8 << 20}"),
     ],
@@ -56,6 +63,11 @@ def test_a_child_has_its_limits(status: dict[str, str], limit: str, value: str) 
 
 def test_a_child_gains_no_privileges(status: dict[str, str]) -> None:
     assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="no filter for it")
+def test_a_childs_system_calls_are_filtered(status: dict[str, str]) -> None:
+    assert status["Seccomp"] == "2"
 
 
 def test_a_child_is_the_first_to_go_when_memory_runs_out(status: dict[str, str]) -> None:
@@ -81,3 +93,64 @@ def test_the_server_has_seen_no_document() -> None:
         next(items)
         server = psutil.Process(server_pid())
         assert server.open_files() == []
+
+
+NOBODY = """
+import ctypes, os
+from tasks import render_child
+
+def warm_up(original=render_child.warm_up):
+    original()
+    os.setgid(65534)
+    os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # else /proc/self is still root's
+
+render_child.warm_up = warm_up
+render_child.main()
+"""
+
+
+@pytest.fixture
+def unprivileged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Children without root's rights, for whom the kernel counts processes and threads."""
+    monkeypatch.setattr(fork_server, "_current", None)
+    if os.getuid() == 0:
+        monkeypatch.setattr(fork_server, "COMMAND", [sys.executable, "-c", NOBODY])
+    yield
+    if fork_server._current:
+        fork_server._current.close()
+
+
+def everything() -> dict[str, bytes]:
+    large = half_red((1200, 800))
+    forms = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000", "PPM", "AVIF")
+    heic = io.BytesIO()
+    pillow_heif.from_pillow(large).save(heic, format="HEIF")
+    several = {"save_all": True, "append_images": [large.rotate(180)]}
+    return {
+        **{form: image_file(large, form) for form in forms},
+        "animated WEBP": image_file(large, "WEBP", **several),
+        "HEIC": heic.getvalue(),
+        "PDF": pdf("x"),
+    }
+
+
+@pytest.mark.parametrize("form", everything())
+def test_every_format_is_drawn_without_a_thread_and_without_root(
+    form: str, unprivileged: None
+) -> None:
+    """Decoders like to start threads, which a child may not."""
+    how = settings(render={"animation": "all", "renderer": "pdfium"})
+    with unlinked(everything()[form]) as file:
+        os.fchmod(file.fileno(), 0o644)
+        opened, *pages = render(file, how)
+    assert isinstance(opened, Opened) and len(pages) == opened.page_count
+    assert all(isinstance(page, PageImage) for page in pages), pages
+
+
+@pytest.mark.skipif(not shutil.which("pdftoppm"), reason="poppler is not installed")
+def test_poppler_draws_without_root(unprivileged: None) -> None:
+    with unlinked(pdf("x")) as file:
+        os.fchmod(file.fileno(), 0o644)
+        _, page = render(file, settings(render={"renderer": "poppler"}))
+    assert isinstance(page, PageImage), page
