@@ -101,6 +101,7 @@ RESERVED = frozenset(
 KEY_COLUMNS = (
     "source_uri",
     "source_etag",
+    "source_size",
     "source_modified",
     "document_sha256",
     "page_number",
@@ -109,7 +110,6 @@ KEY_COLUMNS = (
     "error_kind",
     "decided_by",
     "tries",
-    "run_id",
     "processed_at",
 )
 """What planning reads of a committed part: everything but the bulk."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from pagemill.errors import UsageError
+from pagemill.errors import ErrorKind, UsageError
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "configs"
@@ -34,6 +35,10 @@ DEFAULT_CONFIG = "local"
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def _in_utc(value: datetime | None) -> datetime | None:
+    return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
 class Renderer(StrEnum):
@@ -128,8 +133,28 @@ class Limits(_Part):
     stack_mb: int = Field(8, ge=1, description="of a render process: what is nested deeper dies")
 
 
+class Redo(_Part):
+    """Committed pages that count as missing: those of which all that is given here is true."""
+
+    status: list[Literal["ok", "blank", "fallback", "partial", "failed", "skipped"]] = []
+    error_kind: list[ErrorKind] = []
+    confidence_below: float | None = Field(
+        None, gt=0, le=1, description="mean probability of a token, of any output"
+    )
+    before: datetime | None = Field(None, description="rows made before this time (UTC)")
+
+    _utc = field_validator("before")(_in_utc)
+
+    def __bool__(self) -> bool:
+        return self != Redo()
+
+
 class Select(_Part):
-    """Which objects of the source are in scope; the others are only counted."""
+    """What is in scope: objects of the source, and which committed pages to read again.
+
+    Objects out of scope are only counted. What the storage does not tell (a size, a time)
+    excludes nothing.
+    """
 
     include: list[str] = Field(["*"], description="globs on the path below SOURCE")
     exclude: list[str] = Field([], description="globs on the path below SOURCE")
@@ -137,6 +162,60 @@ class Select(_Part):
         "by_name",
         description="status of what is no document; by_name: failed if it is called one (lie.pdf)",
     )
+    modified_since: datetime | None = Field(None, description="UTC, as 2026-01-31 or with a time")
+    modified_until: datetime | None = Field(None, description="UTC; that instant excluded")
+    min_bytes: int | None = Field(None, ge=0)
+    max_bytes: int | None = Field(None, ge=0)
+    partition: str | None = Field(
+        None, description="i/n: the i-th of n shares, by a hash of the uri, for n hosts"
+    )
+    sample: int | None = Field(None, ge=1, description="so many documents, always the same ones")
+    pages: str | None = Field(None, description="first-last, such as 1-3 or 5-, of each document")
+    made_by: str | None = Field(None, description="only documents that this recipe of OUT holds")
+    not_made_by: str | None = Field(None, description="only those that it does not hold")
+    new: bool = Field(True, description="false: read only what `redo` names")
+    redo: Redo = Redo()
+
+    _utc = field_validator("modified_since", "modified_until")(_in_utc)
+
+    @field_validator("partition")
+    @classmethod
+    def _is_a_share(cls, value: str | None) -> str | None:
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value or "1/1")
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"{value!r}: write i/n with i from 1 to n, such as 2/8")
+        return value
+
+    @field_validator("pages", mode="before")
+    @classmethod
+    def _is_a_range(cls, value: str | int | None) -> str | None:
+        if value is None:
+            return None
+        match = re.fullmatch(r"([0-9]{1,6})(-([0-9]{1,6})?)?", str(value))
+        if not match or not 1 <= int(match[1]) <= int(match[3] or match[1]):
+            raise ValueError(f"{value!r}: write first-last, such as 1-3, 7 or 5-")
+        return str(value)
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> Select:
+        since, until = self.modified_since, self.modified_until
+        if since and until and since >= until:
+            raise ValueError("select.modified_since is not before select.modified_until")
+        if None not in (self.min_bytes, self.max_bytes) and self.min_bytes > self.max_bytes:  # type: ignore[operator]
+            raise ValueError("select.min_bytes is above select.max_bytes")
+        if not self.new and not self.redo:
+            raise ValueError("select.new is false and select.redo names nothing: nothing to do")
+        return self
+
+    def share(self) -> tuple[int, int]:
+        """`partition` as numbers: the i-th of n."""
+        number, _, count = (self.partition or "1/1").partition("/")
+        return int(number), int(count)
+
+    def page_range(self, last: int) -> range:
+        """The page numbers in scope, up to `last`."""
+        first, dash, end = (self.pages or "1-").partition("-")
+        return range(int(first), min(int(end or last) if dash else int(first), last) + 1)
 
 
 class Work(_Part):
@@ -146,6 +225,7 @@ class Work(_Part):
     shard_mb: int = Field(256, ge=1, description="bytes of a shard's documents, about")
     part_pages: int = Field(512, ge=1, description="rows of a part before it is committed")
     shards_in_flight: int = Field(2, ge=1, description="of each worker: its engine never drains")
+    gpu_hour_price: float | None = Field(None, ge=0, description="for estimates of what it costs")
     runner: Runner = Field(Runner.THREAD, description="where the workers are")
     workers: int | None = Field(
         None, ge=1, description="of process and ray; by default one for each GPU, else one"

@@ -41,6 +41,8 @@ class Storage:
     ----------
     url : str
         Absolute, without a trailing slash.
+    identity : str
+        The same for the same place; for S3, with the server.
 
     Raises
     ------
@@ -64,6 +66,7 @@ class Storage:
                 f"{url}: the output goes to a local folder or to s3://, which can create an object "
                 f"only if it is absent; {name}:// cannot be relied on for that"
             )
+        self.identity = f"{options.endpoint_url or ''} {self.url}".strip()
 
     def list(self, below: str = "") -> list[Entry]:
         """All objects below a folder and its subfolders, sorted by path; never from a cache.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from pagemill.errors import StorageError
 from pagemill.ledger import Ledger
-from pagemill.schema import RESERVED
+from pagemill.schema import RESERVED, Status
 from tasks.job import Job
 from tasks.plan import plan_job
+from tasks.reconcile import audit, missing
 
 
 @dataclass(frozen=True)
@@ -26,55 +26,41 @@ class Verdict:
 
 def check_ledger(ledger: Ledger) -> Verdict:
     """One row per page: none missing, none twice, every part readable."""
-    name = ledger.folder.removeprefix("recipe=")
     try:
         ledger.refresh()
     except StorageError as error:
-        return Verdict(f"{name}: NOT BALANCED", 0, 0, [str(error)])
-    documents = ledger.documents()
-    rows = sum(document.rows for document in documents.values())
+        return Verdict(f"{ledger.recipe}: NOT BALANCED", 0, 0, [str(error)])
+    documents, rows = ledger.index.total("rows")
     problems = ledger.problems()
     verdict = f"NOT BALANCED, {len(problems)} problems" if problems else "balanced"
-    headline = f"{name}: {len(documents)} documents, {rows} rows: {verdict}"
-    return Verdict(headline, len(documents), rows, problems)
+    headline = f"{ledger.recipe}: {documents} documents, {rows} rows: {verdict}"
+    return Verdict(headline, documents, rows, problems)
 
 
 def check_source(job: Job) -> Verdict:
     """Every selected object of the source has rows, of the version that lies there now."""
-    ledger = job.open_ledger()
-    plan = plan_job(job, ledger)
-    documents = ledger.documents()
-    problems = [
-        f"{uri}: no rows" if uri not in documents else f"{uri}: rows of an older version"
-        for uri, etag in plan.selected.items()
-        if uri not in documents or documents[uri].etag != etag
-    ]
+    plan = plan_job(job, job.open_ledger())
+    problems = list(missing(plan))
+    rows = audit(plan).pages["rows"]
     verdict = f"{len(problems)} documents are missing" if problems else "all have rows"
-    return Verdict(
-        f"{job.source}: {len(plan.selected)} documents selected: {verdict}",
-        len(plan.selected),
-        sum(documents[uri].rows for uri in plan.selected if uri in documents),
-        problems,
-    )
+    if plan.deleted:
+        verdict += f"; {plan.deleted} more with rows are no longer there"
+    headline = f"{job.source}: {plan.selected} documents selected: {verdict}"
+    return Verdict(headline, plan.selected, rows, problems)
 
 
 def summary(ledger: Ledger) -> dict[str, Any]:
     """What a dataset holds: documents, rows by status and error, its last run."""
     ledger.refresh()
-    documents = ledger.documents().values()
-    by_status: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    for document in documents:
-        by_status.update(document.statuses)
-        for group in document.open:
-            errors[group.error_kind] += len(group.numbers)
+    documents, *statuses = ledger.index.total(*Status)
+    by_status = {str(s): n for s, n in zip(Status, statuses, strict=True) if n}
     runs = ledger.runs()
     return {
-        "recipe": ledger.folder.removeprefix("recipe="),
-        "documents": len(documents),
-        "rows": by_status.total(),
-        "by_status": dict(by_status),
-        "errors": dict(errors),
+        "recipe": ledger.recipe,
+        "documents": documents,
+        "rows": sum(statuses),
+        "by_status": by_status,
+        "errors": dict(ledger.index.errors()),
         "runs": len(runs),
         "last_run": f"{runs[-1]['run_id']}, {runs[-1]['finished']}" if runs else "none finished",
         "pages_per_second": runs[-1]["cost"]["pages_per_second"] if runs else None,
@@ -85,7 +71,7 @@ def sample(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
     """The first rows by uri and page: file, page, status and every output (or the error)."""
     ledger.refresh()
     rows: list[dict[str, Any]] = []
-    for uri in sorted(ledger.documents()):
+    for uri in ledger.documents():
         if len(rows) >= limit:
             break
         rows += islice(map(_brief, ledger.rows(uri)), limit - len(rows))

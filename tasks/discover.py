@@ -9,8 +9,7 @@ SOURCE is a file, a folder, a glob or any fsspec URL. What exists under exactly 
 taken literally, whatever characters it has; only otherwise is it a glob, as in a shell (``*``
 stays within a folder, ``**`` does not; a folder that matches is taken with all that is in it).
 
-The globs of ``select:`` are not a shell's: they are matched against the path below SOURCE, and
-against the bare file name, and ``*`` crosses ``/``, so ``*.pdf`` means every PDF.
+What is in scope of it, `tasks.selection` says.
 
 Nothing disappears silently: what cannot be read comes with its `problem`, what is left out is
 counted in `outside` by reason.
@@ -37,10 +36,10 @@ from pagemill.errors import StorageError, UsageError
 from pagemill.folder import HIDDEN
 from pagemill.s3 import DEADLINE, S3, S3Object, pause, split_s3
 from pagemill.s3_errors import S3Error, scrub
-from pagemill.settings import Select, Settings, StorageOptions
+from pagemill.settings import Settings, StorageOptions
 from pagemill.urls import filesystem, local_path, protocol, refuse_secrets, within
+from tasks.selection import Selection
 
-NOT_SELECTED = "not selected"
 BELOW_OUT = "below OUT"
 SYMLINKED_FOLDER = "symlinked folder"
 FOLDER_MARKER = "folder marker"
@@ -93,11 +92,30 @@ class Discovery:
         refuse_secrets(source, settings.at_source)
         self.outside: Counter[str] = Counter()
         self._source, self._options = source, settings.at_source
-        self._wanted = _Selection(settings.select)
+        self._wanted, self._sample = Selection(settings.select), settings.select.sample
         self._is_ours = _Ours(source, out)
+        self._glob = _Glob(_uri(source).partition("://")[2]) if has_magic(source) else None
 
     def __iter__(self) -> Iterator[SourceObject]:
         self.outside.clear()
+        objects = self._objects()
+        return iter(self._wanted.sample(objects, self.outside)) if self._sample else objects
+
+    @property
+    def base(self) -> str:
+        """The uri that the objects lie below."""
+        return self._is_ours.base
+
+    def would_list(self, source: SourceObject) -> bool:
+        """Whether this object would be listed and in scope (samples aside), if it were there."""
+        base = f"{self.base}/"
+        if not source.uri.startswith(base) or self._is_ours(source.uri):
+            return False
+        if self._glob and not self._glob(source.uri.partition("://")[2]):
+            return False
+        return self._wanted.reason(source.uri[len(base) :], source) is None
+
+    def _objects(self) -> Iterator[SourceObject]:
         for found in _listing(self._source, self._options):
             reason = found.outside or self._reason(found)
             if reason:
@@ -108,28 +126,7 @@ class Discovery:
     def _reason(self, found: Found) -> str | None:
         if self._is_ours(found.source.uri):
             return BELOW_OUT
-        return None if self._wanted(found.path) else NOT_SELECTED
-
-
-class _Selection:
-    """The globs of ``select:``, applied to paths below SOURCE."""
-
-    def __init__(self, select: Select) -> None:
-        self._include, self._exclude = _union(select.include), _union(select.exclude)
-
-    def __call__(self, path: str) -> bool:
-        name = path.rstrip("/").rpartition("/")[2]
-        if any(self._exclude.match(each) for each in (path, path.rstrip("/"), name)):
-            return False
-        if path.endswith("/"):
-            return True  # a folder that cannot be read may hold what is wanted
-        return any(self._include.match(each) for each in (path, name))
-
-
-def _union(globs: list[str]) -> re.Pattern[str]:
-    # "**/*.pdf" is a habit from shells; here it must not ask for a slash.
-    globs = [*globs, *(g.removeprefix("**/") for g in globs)]
-    return re.compile("|".join(map(translate, globs)) or r"(?!)")
+        return self._wanted.reason(found.path, found.source)
 
 
 class _Ours:
@@ -142,6 +139,7 @@ class _Ours:
         base = _uri(source).rstrip("/")
         # A glob's folder is what stands before its first magic character.
         base = base if not has_magic(base) else re.split(r"[*?[]", base)[0].rpartition("/")[0]
+        self.base = base
         self._out = _uri(out).rstrip("/") + "/"
         if protocol(source) == "file" == protocol(out):
             self._out = _as_seen_from(base, self._out)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from loaders.families import quantization_name
+from pagemill.errors import UsageError
 from pagemill.ledger import Ledger
 from pagemill.recipe import Recipe, make_recipe
 from pagemill.settings import Settings
@@ -20,13 +21,13 @@ class Job:
     Attributes
     ----------
     source, out : str
-        URLs or paths as the user gave them.
+        URLs or paths as the user gave them. No source: what `select.redo` names of the rows.
     settings : Settings
     recipe : Recipe
     run_id : str
     """
 
-    source: str
+    source: str | None
     out: str
     settings: Settings
     recipe: Recipe
@@ -38,14 +39,17 @@ class Job:
         return Ledger(storage, self.recipe.name, self.settings.outputs)
 
 
-def open_job(source: str, out: str, settings: Settings) -> Job:
+def open_job(source: str | None, out: str, settings: Settings) -> Job:
     """A job under a new run id.
 
     Raises
     ------
     UsageError
-        The model named by the settings cannot be found.
+        The model named by the settings cannot be found; or there is no source, and nothing
+        to do again.
     """
+    if source is None and not settings.select.redo:
+        raise UsageError("without SOURCE, say which pages to read again: select.redo")
     recipe = make_recipe(settings, quantization_name(settings.model))
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}"
     return Job(source, out, settings, recipe, run_id)

@@ -1,21 +1,49 @@
-"""Plan: what the source holds, minus what the output holds, cut into shards."""
+"""Plan: what the source holds, minus what the output holds, cut into shards.
+
+The selected objects are a temporary table beside the ledger's index, so that a plan is a few
+joins and its memory does not grow with the source. Shards are read from it one at a time.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from itertools import islice
+from typing import Any, overload
 
+from pagemill.committed import load_open, pack_pages, unpack_pages
 from pagemill.document import SourceObject
 from pagemill.errors import UsageError
-from pagemill.ledger import Committed, Ledger
-from pagemill.settings import Limits, Settings, Work
-from tasks.discover import discover
+from pagemill.ledger import Ledger
+from pagemill.settings import Limits, Select, Settings, Work
+from tasks.discover import Discovery, discover
 from tasks.job import Job
 from tasks.passwords import password_mark
+from tasks.redo import Hit, by_recipe, rows_to_redo
 from tasks.render import renderer_identity
+from tasks.selection import Selection
+
+CHUNK = 5000
+"""Objects that are handed to the table at a time."""
+PAGES_DECIDED = "pages"
+"""What `decided_by` names where a page was out of the range asked for."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TABLES = """
+DROP TABLE IF EXISTS temp.selected;
+DROP TABLE IF EXISTS temp.due;
+CREATE TEMP TABLE selected (
+    uri TEXT PRIMARY KEY, etag TEXT, size INTEGER, modified INTEGER, problem TEXT,
+    reason TEXT, part TEXT, seen TEXT, pages TEXT, tries INTEGER DEFAULT 1
+) WITHOUT ROWID;
+CREATE TEMP TABLE due (uri TEXT PRIMARY KEY, pages TEXT, tries INTEGER) WITHOUT ROWID;
+"""
+_COLUMNS = "uri, etag, size, modified, problem, reason, seen, pages, tries"
 
 
 class Reason(StrEnum):
@@ -26,7 +54,7 @@ class Reason(StrEnum):
     RETRY = "retry"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One object to read.
 
@@ -70,25 +98,49 @@ class Shard:
         return f"Shard({self.number}, {len(self.items)} documents)"
 
 
-@dataclass
 class Plan:
-    """What a run will do, and why not the rest.
+    """What a run will do, and why not the rest. A ledger has one plan at a time.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Refreshed by the caller.
+    select : Select
+    work : Work
 
     Attributes
     ----------
-    shards : list of Shard
-    selected : dict of str to str
-        uri → etag of every selected object.
+    db : sqlite3.Connection
+        The index, with the table ``selected``: a record for every selected object.
+    shards : Sequence of Shard
+        Made when they are asked for.
     outside : Counter
         Objects outside the selection, by reason.
     reasons : Counter
         Objects to read, by `Reason`; ``done`` counts those that are not.
+    deleted : int
+        Documents with rows that SOURCE would list, but no longer does. Their rows are kept.
     """
 
-    shards: list[Shard] = field(default_factory=list)
-    selected: dict[str, str] = field(default_factory=dict)
-    outside: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
+    def __init__(self, ledger: Ledger, select: Select, work: Work) -> None:
+        self.ledger, self.db, self.lock = ledger, ledger.index.db, ledger.index.lock
+        self.outside: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.deleted = 0
+        self.shards: Sequence[Shard] = ()
+        self._select, self._work = select, work
+        with self.lock:
+            self.db.executescript(_TABLES)
+
+    @property
+    def selected(self) -> int:
+        """Number of selected objects."""
+        return self.reasons.total()
+
+    @property
+    def todo(self) -> int:
+        """Number of objects to read."""
+        return sum(self.reasons[reason] for reason in Reason)
 
     @property
     def items(self) -> Iterator[Item]:
@@ -97,53 +149,223 @@ class Plan:
 
     def summary(self) -> dict[str, Any]:
         """Counts, as plain data."""
+        wanted = "SELECT coalesce(sum(max(size, 0)), 0) FROM selected WHERE reason IS NOT NULL"
+        with self.lock:
+            (size,) = self.db.execute(wanted).fetchone()
         return {
-            "selected": len(self.selected),
+            "selected": self.selected,
             **{reason.value: self.reasons[reason] for reason in Reason},
             "done": self.reasons["done"],
             "outside": dict(self.outside),
+            "deleted": self.deleted,
             "shards": len(self.shards),
-            "bytes": sum(item.source.size for item in self.items),
+            "bytes": size,
         }
+
+    # -- how it is made, in this order -----------------------------------------------------
+
+    def add(self, objects: Iterable[SourceObject]) -> None:
+        """Put objects into the table.
+
+        Raises
+        ------
+        UsageError
+            Two objects of the source have one uri.
+        """
+        insert = "INSERT INTO selected (uri, etag, size, modified, problem) VALUES (?, ?, ?, ?, ?)"
+        left = iter(objects)
+        while chunk := list(islice(left, CHUNK)):
+            records = [(o.uri, o.etag, o.size, _to_number(o.modified), o.problem) for o in chunk]
+            try:
+                with self.ledger.index.writing():
+                    self.db.executemany(insert, records)
+            except sqlite3.IntegrityError:
+                uri = self._listed_twice(records)
+                raise UsageError(
+                    f"{uri} is listed twice: name each folder of SOURCE once"
+                ) from None
+
+    def compare(self, current: Mapping[str, str] | None) -> None:
+        """Mark what is new, what has changed and what failed but is worth another try.
+
+        Parameters
+        ----------
+        current : mapping of str to str or None
+            See `deciders`; None where no failure is to be tried again by itself.
+        """
+        with self.ledger.index.writing():
+            self.db.execute(
+                """UPDATE selected SET reason = 'new' WHERE NOT EXISTS
+                (SELECT 1 FROM documents d WHERE d.uri = selected.uri)"""
+            )
+            self.db.execute(
+                """UPDATE selected SET reason = 'changed', seen = d.version, part = p.path
+                FROM documents d JOIN parts p ON p.id = d.part
+                WHERE d.uri = selected.uri AND d.etag <> selected.etag"""
+            )
+            opened = (
+                ()
+                if current is None
+                else self.db.execute(
+                    """SELECT d.uri, d.open FROM documents d JOIN selected s ON s.uri = d.uri
+                WHERE d.open IS NOT NULL AND s.reason IS NULL"""
+                )
+            )
+            for uri, text in opened:
+                self._add_due(uri, text, current or {})
+
+    def redo(self, uri: str, numbers: Iterable[int | None], tries: int) -> None:
+        """Have committed pages of a document read again (all of it where a number is None).
+
+        Nothing happens where the document is not selected.
+        """
+        pages = self._in_range(numbers)
+        if pages == []:
+            return
+        with self.ledger.index.writing():
+            found = self.db.execute("SELECT pages, tries FROM due WHERE uri = ?", (uri,)).fetchone()
+            if found:
+                numbers = [*unpack_pages(json.loads(found[0])), *unpack_pages(pages)]
+                pages, tries = pack_pages(set(numbers)), max(tries, found[1])
+            record = (uri, json.dumps(pages), tries)
+            self.db.execute("INSERT OR REPLACE INTO due VALUES (?, ?, ?)", record)
+
+    def keep_to_redo(self) -> None:
+        """Leave out what `redo` did not name; what has changed meanwhile is read as a whole."""
+        with self.ledger.index.writing():
+            gone = self.db.execute(
+                "DELETE FROM selected WHERE uri NOT IN (SELECT uri FROM due) OR reason = 'new'"
+            )
+        self.outside["nothing to redo"] += max(gone.rowcount, 0)
+
+    def cut(self) -> None:
+        """Last: mark what is to be tried again, count, and cut into shards."""
+        with self.ledger.index.writing():
+            self.db.execute(
+                """UPDATE selected SET reason = 'retry', pages = due.pages, tries = due.tries + 1,
+                seen = d.version, part = p.path
+                FROM due JOIN documents d ON d.uri = due.uri JOIN parts p ON p.id = d.part
+                WHERE due.uri = selected.uri AND selected.reason IS NULL"""
+            )
+            counts = "SELECT coalesce(reason, 'done'), count(*) FROM selected GROUP BY reason"
+            self.reasons = Counter(dict(self.db.execute(counts).fetchall()))
+            self.db.execute("CREATE INDEX temp.of_part ON selected (part) WHERE part IS NOT NULL")
+            parts = "SELECT DISTINCT part FROM selected WHERE part IS NOT NULL ORDER BY part"
+            groups = [_Group(part=part) for (part,) in self.db.execute(parts)]
+            fresh = "SELECT uri, size FROM selected WHERE reason = 'new' ORDER BY uri"
+            groups += _cut(self.db.execute(fresh), self._work)
+        self.shards = _Shards(self, groups)
+
+    def _add_due(self, uri: str, text: str, current: Mapping[str, str]) -> None:
+        for pages in load_open(text):
+            if pages.is_due(current):
+                self.redo(uri, pages.numbers, pages.tries)
+
+    def _in_range(self, numbers: Iterable[int | None]) -> list[list[int]] | None:
+        wanted = self._select.page_range(10**9)
+        return pack_pages(n for n in numbers if n is None or n in wanted)
+
+    def _listed_twice(self, records: list[tuple[Any, ...]]) -> str:
+        seen: set[str] = set()
+        for uri, *_ in records:
+            there = self.db.execute("SELECT 1 FROM selected WHERE uri = ?", (uri,)).fetchone()
+            if uri in seen or there:
+                return str(uri)
+            seen.add(uri)
+        raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What a shard is of: the documents of a part, or new ones from a uri to another."""
+
+    part: str | None = None
+    first: str = ""
+    last: str = ""
+
+
+class _Shards(Sequence[Shard]):
+    """The shards of a plan, each read when it is asked for."""
+
+    def __init__(self, plan: Plan, groups: list[_Group]) -> None:
+        self._plan, self._groups = plan, groups
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, index: int) -> Shard: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Shard]: ...
+    def __getitem__(self, index: int | slice) -> Shard | Sequence[Shard]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(len(self))[index]]
+        group = self._groups[index]
+        where, values = "part = ?", [group.part]
+        if group.part is None:
+            where, values = "reason = 'new' AND uri BETWEEN ? AND ?", [group.first, group.last]
+        ask = f"SELECT {_COLUMNS} FROM selected WHERE {where} ORDER BY uri"
+        with self._plan.lock:
+            items = tuple(_item(*record) for record in self._plan.db.execute(ask, values))
+        return Shard(range(len(self))[index] + 1, items, group.part)
 
 
 def plan_job(job: Job, ledger: Ledger) -> Plan:
     """List the source, look at the output, compare."""
     ledger.refresh()
-    found = discover(job.source, job.settings, job.out)
-    plan = make_plan(found, ledger, job.settings)
+    settings = job.settings
+    plan = Plan(ledger, settings.select, settings.work)
+    hits = rows_to_redo(ledger, settings.select.redo)
+    if job.source is None:
+        _plan_rows(plan, settings.select, hits)
+        return plan
+    found = discover(job.source, settings, job.out)
+    plan.add(by_recipe(found, settings.select, ledger.storage, plan.outside))
     plan.outside.update(found.outside)
+    plan.compare(deciders(settings) if settings.select.new else None)
+    for hit in hits:
+        plan.redo(hit.source.uri, hit.numbers, hit.tries)
+    if settings.select.new:
+        plan.deleted = _count_deleted(plan, found, settings.select)
+    else:
+        plan.keep_to_redo()
+    plan.cut()
     return plan
 
 
-def make_plan(objects: Iterable[SourceObject], ledger: Ledger, settings: Settings) -> Plan:
-    """Compare the source with the ledger (refreshed by the caller).
+def _plan_rows(plan: Plan, select: Select, hits: Iterable[Hit]) -> None:
+    """Without a source: the rows say where their documents lie."""
+    wanted = Selection(select)
 
-    Raises
-    ------
-    UsageError
-        Two objects of the source have one uri.
-    """
-    plan = Plan()
-    current = deciders(settings)
-    fresh: list[Item] = []
-    by_part: dict[str, list[Item]] = defaultdict(list)
-    for source in objects:
-        if source.uri in plan.selected:
-            raise UsageError(f"{source.uri} is listed twice: name each folder of SOURCE once")
-        plan.selected[source.uri] = source.etag
-        committed = ledger.get(source.uri)
-        item = _item(source, committed, current)
-        plan.reasons[item.reason if item else "done"] += 1
-        if item and committed:
-            by_part[committed.part].append(item)
-        elif item:
-            fresh.append(item)
-    groups: list[tuple[list[Item], str | None]]
-    groups = [(items, part) for part, items in sorted(by_part.items())]
-    groups += [(items, None) for items in _cut(fresh, settings.work)]
-    plan.shards = [Shard(n, tuple(items), part) for n, (items, part) in enumerate(groups, start=1)]
-    return plan
+    def chosen() -> Iterator[SourceObject]:
+        for hit in hits:
+            reason = wanted.reason(hit.source.uri.partition("://")[2], hit.source)
+            if reason:
+                plan.outside[reason] += 1
+            else:
+                plan.redo(hit.source.uri, hit.numbers, hit.tries)
+                yield hit.source
+
+    objects = wanted.sample(chosen(), plan.outside) if select.sample else chosen()
+    plan.add(by_recipe(objects, select, plan.ledger.storage, plan.outside))
+    plan.compare(None)
+    plan.cut()
+
+
+def _count_deleted(plan: Plan, found: Discovery, select: Select) -> int:
+    """Documents that SOURCE would list if they were still there."""
+    if select.sample or select.made_by or select.not_made_by:
+        return 0  # not all that is there is in the table
+    below = f"{found.base}/"
+    ask = """SELECT uri, etag, size, modified, NULL FROM documents d WHERE uri > ? AND uri < ?
+        AND NOT EXISTS (SELECT 1 FROM selected s WHERE s.uri = d.uri)"""
+    with plan.lock:
+        unseen = tuple(
+            f"{uri}/"
+            for (uri,) in plan.db.execute("SELECT uri FROM selected WHERE problem IS NOT NULL")
+        )
+        gone = plan.db.execute(ask, (below, below + "\U0010ffff"))
+        return sum(1 for r in gone if not r[0].startswith(unseen) and found.would_list(_source(*r)))
 
 
 def deciders(settings: Settings) -> dict[str, str]:
@@ -151,42 +373,54 @@ def deciders(settings: Settings) -> dict[str, str]:
     limits = {name: f"{value}" for name, value in settings.limits.model_dump().items()}
     return {
         **{name: limits[name] for name in Limits.model_fields},
+        PAGES_DECIDED: settings.select.pages or "all",
         "renderer": renderer_identity(settings.render.renderer),
         "password": password_mark(settings),
     }
 
 
 def _item(
-    source: SourceObject, committed: Committed | None, current: Mapping[str, str]
-) -> Item | None:
-    if committed is None:
-        return Item(source, Reason.NEW)
-    if committed.etag != source.etag:
-        return Item(source, Reason.CHANGED, committed.version)
-    due = [group for group in committed.open if group.is_due(current)]
-    if not due:
-        return None
-    numbers = [number for group in due for number in group.numbers]
+    uri: str,
+    etag: str,
+    size: int,
+    modified: int | None,
+    problem: str | None,
+    reason: str,
+    seen: str | None,
+    pages: str | None,
+    tries: int,
+) -> Item:
+    numbers = unpack_pages(json.loads(pages or "null"))
     return Item(
-        source,
-        Reason.RETRY,
-        committed.version,
-        pages=None if None in numbers else tuple(sorted(n for n in numbers if n is not None)),
-        tries=max(group.tries for group in due) + 1,
+        _source(uri, etag, size, modified, problem),
+        Reason(reason),
+        seen,
+        None if None in numbers else tuple(n for n in numbers if n is not None),
+        tries,
     )
 
 
-def _cut(items: list[Item], work: Work) -> Iterator[list[Item]]:
+def _source(
+    uri: str, etag: str, size: int, modified: int | None, problem: str | None
+) -> SourceObject:
+    when = None if modified is None else _EPOCH + timedelta(microseconds=modified)
+    return SourceObject(uri, etag, size, when, problem)
+
+
+def _to_number(when: datetime | None) -> int | None:
+    return None if when is None else (when - _EPOCH) // timedelta(microseconds=1)
+
+
+def _cut(new: Iterable[tuple[str, int]], work: Work) -> Iterator[_Group]:
     """Shards of at most so many documents and about so many bytes."""
-    shard: list[Item] = []
-    size = 0
-    for item in items:
-        if shard and (
-            len(shard) >= work.shard_documents or size + item.source.size > work.shard_mb << 20
-        ):
-            yield shard
-            shard, size = [], 0
-        shard.append(item)
-        size += item.source.size
-    if shard:
-        yield shard
+    first = last = ""
+    count = bytes_ = 0
+    for uri, size in new:
+        full = count >= work.shard_documents or bytes_ + size > work.shard_mb << 20
+        if count and full:
+            yield _Group(None, first, last)
+            count = bytes_ = 0
+        first = first if count else uri
+        last, count, bytes_ = uri, count + 1, bytes_ + max(size, 0)
+    if count:
+        yield _Group(None, first, last)

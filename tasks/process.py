@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from pagemill.document import Failure, PageFailure, PageImage, SourceObject
 from pagemill.errors import EngineError, ErrorKind
-from pagemill.ledger import DocumentRows, Row
+from pagemill.ledger import DocumentRows
+from pagemill.parts import Row
 from pagemill.schema import Status
 from tasks.fetch import Fetched, fetch
 from tasks.plan import Item, Reason, Shard

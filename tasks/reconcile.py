@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
+from pagemill.committed import count_errors
 from pagemill.ledger import Ledger
+from pagemill.schema import Status
 from tasks.job import Job
 from tasks.plan import Plan
 from tasks.process import Receipt
 from tasks.worker import Report
+
+NAMED = 1000
+"""Documents that a balance sheet names, at most; `pagemill check` names all."""
+
+
+class Audit(NamedTuple):
+    """Parts of a balance sheet; see `Balance`."""
+
+    pages: dict[str, Any]
+    outcomes: dict[str, int]
+    errors: dict[str, int]
+    missing: list[str]
 
 
 @dataclass
@@ -26,8 +42,10 @@ class Balance:
     seconds : float
         Wall time.
     documents : dict
-        ``selected`` = ``done`` (before this run) + ``new`` + ``changed`` + ``retry``; ``outside``
-        counts objects outside the selection by reason; ``copied`` of equal ones.
+        ``selected`` = ``done`` (before this run) + ``new`` + ``changed`` + ``retry``, and now
+        = the sum of ``outcomes``: ``read``, ``skipped`` or ``failed`` as a whole, ``missing``.
+        ``outside`` counts objects outside the selection by reason; ``copied`` of equal ones;
+        ``deleted`` those with rows that are no longer at the source.
     pages : dict
         ``expected`` by the documents' page counts, ``rows`` in the table, rows of this run by
         status in ``read`` and of all selected documents in ``by_status``.
@@ -36,7 +54,7 @@ class Balance:
     failed_shards : list of str
         Why shards did not finish; their documents are for the next run.
     missing : list of str
-        Selected documents without (all of) their rows.
+        Selected documents without (all of) their rows: the first `NAMED` of them.
     errors : dict
         Failed and skipped rows of the selected documents by error kind.
     workers : list of dict
@@ -45,7 +63,7 @@ class Balance:
 
     run_id: str
     recipe: str
-    source: str
+    source: str | None
     out: str
     started: str
     finished: str
@@ -61,7 +79,13 @@ class Balance:
     @property
     def balanced(self) -> bool:
         """Whether every selected document has one row for each of its pages."""
-        return not self.missing and self.pages["expected"] == self.pages["rows"]
+        outcomes = Counter(self.documents["outcomes"])
+        return (
+            not self.missing
+            and not outcomes["missing"]
+            and outcomes.total() == self.documents["selected"]
+            and self.pages["expected"] == self.pages["rows"]
+        )
 
     @property
     def failed(self) -> int:
@@ -95,7 +119,7 @@ class Work:
 def reconcile(job: Job, plan: Plan, ledger: Ledger, work: Work, started: datetime) -> Balance:
     """Read the ledger afresh and draw up the balance sheet of a run."""
     ledger.refresh()
-    pages, errors, missing = _audit(plan, ledger)
+    found = audit(plan)
     finished = datetime.now(UTC)
     seconds = (finished - started).total_seconds()
     read: Counter[str] = Counter()
@@ -109,35 +133,61 @@ def reconcile(job: Job, plan: Plan, ledger: Ledger, work: Work, started: datetim
         started=started.isoformat(timespec="seconds"),
         finished=finished.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
-        documents={**plan.summary(), "copied": sum(r.copied for r in work.receipts)},
-        pages={**pages, "read": dict(read)},
+        documents={
+            **plan.summary(),
+            "copied": sum(r.copied for r in work.receipts),
+            "outcomes": found.outcomes,
+        },
+        pages={**found.pages, "read": dict(read)},
         cost=_cost(work, sum(read.values()), seconds),
         failed_shards=[str(failure) for failure in work.failures],
-        missing=missing,
-        errors=errors,
+        missing=found.missing,
+        errors=found.errors,
         workers=[asdict(report) for report in work.reports],
     )
 
 
-def _audit(plan: Plan, ledger: Ledger) -> tuple[dict[str, Any], dict[str, int], list[str]]:
-    """Expected and present pages, errors by kind and what is missing, of the selected documents."""
-    documents = ledger.documents()
-    expected = rows = 0
-    by_status: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    missing = [problem for problem in ledger.problems() if problem.split(": ")[0] in plan.selected]
-    for uri in plan.selected:
-        document = documents.get(uri)
-        if document is None:
-            missing.append(f"{uri}: no rows")
-            continue
-        expected += document.page_count or 1
-        rows += document.rows
-        by_status.update(document.statuses)
-        for group in document.open:
-            errors[group.error_kind] += len(group.numbers)
-    pages = {"expected": expected, "rows": rows, "by_status": dict(by_status)}
-    return pages, dict(errors), missing
+def audit(plan: Plan) -> Audit:
+    """What the table holds of the selected documents, and what is missing there."""
+    index = plan.ledger.index
+    with index.lock:
+        sums = ", ".join(f'coalesce(sum(d."{status}"), 0)' for status in Status)
+        expected, rows, *statuses = index.db.execute(
+            f"""SELECT coalesce(sum(coalesce(nullif(d.page_count, 0), 1)), 0),
+            coalesce(sum(d.rows), 0), {sums} FROM selected s JOIN documents d ON d.uri = s.uri"""
+        ).fetchone()
+        outcomes = index.db.execute(
+            """SELECT CASE WHEN d.rows IS NULL THEN 'missing' WHEN d.failed = d.rows THEN 'failed'
+            WHEN d.skipped = d.rows THEN 'skipped' ELSE 'read' END AS outcome,
+            count(DISTINCT s.uri) FROM selected s LEFT JOIN documents d ON d.uri = s.uri
+            GROUP BY outcome ORDER BY outcome"""
+        ).fetchall()
+        opened = index.db.execute(
+            """SELECT d.open FROM documents d JOIN selected s ON s.uri = d.uri
+            WHERE d.open IS NOT NULL"""
+        )
+        errors = count_errors(text for (text,) in opened)
+    by_status = {str(s): n for s, n in zip(Status, statuses, strict=True) if n}
+    pages = {"expected": expected, "rows": rows, "by_status": by_status}
+    return Audit(pages, dict(outcomes), dict(errors), list(islice(missing(plan), NAMED)))
+
+
+def missing(plan: Plan) -> Iterator[str]:
+    """A line for each selected document whose rows are not there, not current or not one a page."""
+    index = plan.ledger.index
+    absent = """SELECT s.uri FROM selected s WHERE NOT EXISTS
+        (SELECT 1 FROM documents d WHERE d.uri = s.uri) ORDER BY s.uri"""
+    older = """SELECT s.uri FROM selected s JOIN documents d ON d.uri = s.uri
+        WHERE s.reason = 'changed' AND d.version = s.seen ORDER BY s.uri"""
+    selected = "SELECT 1 FROM selected WHERE uri = ?"
+    with index.lock:
+        for (uri,) in index.db.execute(absent):
+            yield f"{uri}: no rows"
+        for (uri,) in index.db.execute(older):
+            yield f"{uri}: rows of an older version"
+        for uri, fault in index.faults():
+            if index.db.execute(selected, (uri,)).fetchone():
+                yield f"{uri}: {fault}"
 
 
 def _cost(work: Work, pages: int, seconds: float) -> dict[str, Any]:

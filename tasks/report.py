@@ -33,7 +33,9 @@ def sheet_rows(balance: Balance) -> list[tuple[str, Any]]:
         ("  done before this run", documents["done"]),
         *((f"  {reason.value}", documents[reason.value]) for reason in Reason),
         ("  copies of equal bytes", documents["copied"]),
+        *((f"  now {what}", n) for what, n in documents["outcomes"].items() if what != "read"),
         *((f"outside: {why}", n) for why, n in documents["outside"].items()),
+        *_some("deleted at the source, rows kept", documents["deleted"]),
         ("pages expected", pages["expected"]),
         ("rows", pages["rows"]),
         *((f"  {status}", n) for status, n in sorted(pages["by_status"].items())),
@@ -55,6 +57,10 @@ def markdown(balance: Balance, sheet: str) -> str:
     if balance.failed_shards:
         lines += ["", "Shards that did not finish:", *(f"- {why}" for why in balance.failed_shards)]
     return "\n".join(lines)
+
+
+def _some(what: str, number: int) -> list[tuple[str, Any]]:
+    return [(what, number)] if number else []
 
 
 def _percent(share: float | None) -> str:

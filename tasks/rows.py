@@ -11,7 +11,7 @@ import pagemill
 from loaders.engine import Engine
 from pagemill.document import Failure, PageFailure, PageImage, SourceObject
 from pagemill.errors import ErrorKind
-from pagemill.ledger import Row
+from pagemill.parts import Row
 from pagemill.recipe import Recipe
 from pagemill.schema import Status
 from tasks.read import Answer

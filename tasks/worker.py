@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from loaders.engine import Completion, Engine, Request
 from loaders.resident import loads, resident
 from pagemill.errors import Stopped
-from pagemill.ledger import Ledger, Row
+from pagemill.ledger import Ledger
+from pagemill.parts import Row
 from tasks.feed import Feed
 from tasks.job import Job
 from tasks.passwords import Passwords

@@ -19,6 +19,14 @@ from tests.fault_proxy import FaultProxy
 from tests.seaweed import PUBLIC_BUCKET, READER_BUCKET, S3Server, serving
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indexes are kept in a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
     """A real S3 server on the loopback; its admin keys are in the environment meanwhile."""

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pagemill.committed import OpenPages
 from pagemill.errors import ErrorKind, StorageError
-from pagemill.ledger import DocumentRows, Ledger, OpenPages
+from pagemill.ledger import DocumentRows, Ledger
 from pagemill.schema import row_schema
 from pagemill.settings import StorageOptions
 from pagemill.storage import Storage
@@ -194,7 +195,7 @@ def test_staged_pages_are_found_again_and_forgotten(opened: Callable[[], Ledger]
     ledger.stage("abc", 1, 2, [row("a", 1, 3), row("a", 2, 3)])
     assert sorted(opened().staged("abc")) == [1, 2]
     ledger.refresh()
-    assert ledger.documents() == {}
+    assert list(ledger.documents()) == []
     ledger.unstage("abc")
     assert opened().staged("abc") == {}
 

@@ -2,7 +2,8 @@
 
 Writers, kills, stale listings, wrong clocks, changed documents and parts rewritten by strangers
 meet in `model_storage`. At every instant a page has at most one row, no document that has
-rows is without them and no older row comes back; when everybody is done and one undisturbed run has gone over it, each has
+rows is without them and no older row comes back; when everybody is done and one undisturbed run
+has gone over it, each has
 exactly one. Without either of the two conditions this fails, which is tested too.
 """
 
