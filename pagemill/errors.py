@@ -92,6 +92,7 @@ class ErrorKind(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     UNREADABLE = "unreadable"
     MODEL_FAILED = "model_failed"
+    NOT_SELECTED = "not_selected"
 
 
 @dataclass(frozen=True)
@@ -148,5 +149,8 @@ ERRORS: dict[ErrorKind, ErrorFacts] = {
         True,
         "the model gave no usable answer for this page",
         "look at `attempts`; try another model",
+    ),
+    ErrorKind.NOT_SELECTED: ErrorFacts(
+        False, "the page is not among those asked for", "widen `select.pages`"
     ),
 }

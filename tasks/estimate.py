@@ -18,24 +18,35 @@ PROBED = 200
 
 
 def estimate(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
-    """Pages and seconds of a plan.
+    """Pages, time and cost of a plan.
 
     Returns
     -------
     dict
-        ``pages``, ``pages_are`` (counted, or estimated from how many documents), and
-        ``seconds``: at the rate of the last run that read pages with this recipe; None where
-        there was none.
+        ``pages``, ``pages_are`` (counted, or estimated from how many documents), and at the rate
+        of the last run that read pages with this recipe, None where there was none: ``seconds``
+        from beginning to end, ``gpu_hours`` that the model is at work, and ``cost``: of GPUs
+        that are paid from beginning to end, at `work.gpu_hour_price`.
     """
-    total = sum(1 for _ in plan.items)
     probed = [_pages(item, settings) for item in islice(plan.items, PROBED)]
-    pages = round(sum(probed) * total / len(probed)) if probed else 0
-    rates = [run["cost"]["pages_per_second"] for run in ledger.runs() if _read(run)]
-    exact = total <= len(probed)
+    pages = round(sum(probed) * plan.todo / len(probed)) if probed else 0
+    last = next((run for run in reversed(ledger.runs()) if _read(run)), None)
+    rate = last["cost"]["pages_per_second"] if last else None
+    seconds = pages / rate if rate else None
+    busy = pages * last["cost"]["gpu_seconds"] / _read(last) if last else None
+    price = settings.work.gpu_hour_price
+    gpus = max(1, len(last.get("workers", ()))) * settings.work.gpus_per_worker if last else 1
+    exact = plan.todo <= len(probed)
     return {
         "pages": pages,
-        "pages_are": "counted" if exact else f"estimated from {len(probed)} of {total} documents",
-        "seconds": round(pages / rates[-1]) if rates and rates[-1] else None,
+        "pages_are": "counted"
+        if exact
+        else f"estimated from {len(probed)} of {plan.todo} documents",
+        "seconds": None if seconds is None else round(seconds),
+        "gpu_hours": None if busy is None else round(busy / 3600, 3),
+        "cost": None
+        if seconds is None or price is None
+        else round(seconds / 3600 * gpus * price, 2),
     }
 
 
@@ -53,6 +64,7 @@ def _pages(item: Item, settings: Settings) -> int:
         return 0
     with fetched, contextlib.closing(render(fetched.file, settings, only=())) as events:
         opened = next(events)
-        return (
-            min(opened.page_count, settings.limits.max_pages) if isinstance(opened, Opened) else 0
-        )
+        if not isinstance(opened, Opened):
+            return 0
+        last = min(opened.page_count, settings.limits.max_pages)
+        return len(settings.select.page_range(last))

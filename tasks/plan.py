@@ -30,8 +30,6 @@ from tasks.selection import Selection
 
 CHUNK = 5000
 """Objects that are handed to the table at a time."""
-PAGES_DECIDED = "pages"
-"""What `decided_by` names where a page was out of the range asked for."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TABLES = """
@@ -373,7 +371,7 @@ def deciders(settings: Settings) -> dict[str, str]:
     limits = {name: f"{value}" for name, value in settings.limits.model_dump().items()}
     return {
         **{name: limits[name] for name in Limits.model_fields},
-        PAGES_DECIDED: settings.select.pages or "all",
+        "pages": settings.select.pages or "all",
         "renderer": renderer_identity(settings.render.renderer),
         "password": password_mark(settings),
     }

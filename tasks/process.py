@@ -8,8 +8,9 @@ grow with the document, the shard or the job.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
@@ -20,12 +21,13 @@ from pagemill.document import Failure, PageFailure, PageImage, SourceObject
 from pagemill.errors import EngineError, ErrorKind
 from pagemill.ledger import DocumentRows
 from pagemill.parts import Row
+from pagemill.printable import printable
 from pagemill.schema import Status
 from tasks.fetch import Fetched, fetch
 from tasks.plan import Item, Reason, Shard
 from tasks.read import read_page
 from tasks.render import Opened, render
-from tasks.rows import RowMaker
+from tasks.rows import RowMaker, beyond_limit, out_of_range
 from tasks.trust import Trust
 from tasks.worker import Worker
 
@@ -38,6 +40,7 @@ DOCUMENT_SUFFIXES = (
 )
 """Names that promise a document. What else is not one was not meant to be: `skipped`."""
 
+log = logging.getLogger("pagemill.process")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -174,7 +177,7 @@ class _ShardRun:
         pages = render(
             fetched.file,
             self.settings,
-            only=item.pages,
+            only=self._pages(item),
             skip=staged,
             passwords=self.worker.passwords.of(item.source.uri),
             stop=self.worker.stop,
@@ -187,7 +190,7 @@ class _ShardRun:
             assert isinstance(opened, Opened)
             trust = Trust(self.settings) if "text" in self.settings.outputs else None
             document = _Document(item, maker, opened.page_count, dict(staged), set(staged), trust)
-            self._skip_beyond_limit(document)
+            self._skip_unwanted(document)
             for page in pages:
                 assert isinstance(page, PageImage | PageFailure)
                 self.worker.check_stop()
@@ -196,14 +199,29 @@ class _ShardRun:
                 self._finish_pending(0 if sampled else self._window())
         self.pending.append(lambda: self._complete_document(document))
 
-    def _skip_beyond_limit(self, document: _Document) -> None:
-        limit = self.settings.limits.max_pages
-        wanted = document.item.pages or range(1, document.page_count + 1)
+    def _pages(self, item: Item) -> Collection[int] | None:
+        """The pages to draw, where that is not all of them."""
+        if item.pages is None and self.settings.select.pages:
+            return self.settings.select.page_range(self.settings.limits.max_pages)
+        return item.pages
+
+    def _skip_unwanted(self, document: _Document) -> None:
+        limit, count = self.settings.limits.max_pages, document.page_count
+        wanted = document.item.pages or range(1, count + 1)
+        chosen = document.item.pages or self.settings.select.page_range(count)
         beyond = [n for n in wanted if n > limit]
-        for row in document.maker.skipped_pages(beyond, document.page_count, limit):
+        outside = [n for n in wanted if n <= limit and n not in chosen]
+        skipped = document.maker.skipped_pages(beyond, count, beyond_limit(limit, count))
+        skipped += document.maker.skipped_pages(
+            outside, count, out_of_range(self.settings.select.pages or "")
+        )
+        for row in skipped:
             self._add_row(document, row)
 
     def _fail(self, item: Item, maker: RowMaker, failure: Failure) -> None:
+        if item.pages is not None:
+            self._keep(item, maker, failure)
+            return
         suffix = PurePosixPath(item.source.uri).suffix.lower()
         status = Status.FAILED
         if failure.kind in (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED):
@@ -213,6 +231,14 @@ class _ShardRun:
         row = maker.failed_document(failure, status)
         self._count(row)
         self._complete(DocumentRows(item.source.uri, [row], item.seen))
+
+    def _keep(self, item: Item, maker: RowMaker, failure: Failure) -> None:
+        """A document that cannot be read this time does not lose the rows that it has."""
+        log.warning("%s: not read again: %s", printable(item.source.uri), failure.message)
+        pages = set(item.pages or ())
+        there = self.worker.ledger.rows(item.source.uri)
+        rows = [maker.tried(row) for row in there if row["page_number"] in pages]
+        self._complete(DocumentRows(item.source.uri, rows, item.seen, item.pages))
 
     # -- one page --------------------------------------------------------------------------
 

@@ -85,15 +85,14 @@ class RowMaker:
         """A document that could not be opened: one row, without a page number."""
         return {**self._row(None, None), **_failed(failure), "status": status}
 
-    def skipped_pages(self, numbers: Iterable[int], page_count: int, limit: int) -> list[Row]:
-        """Pages beyond `limits.max_pages`."""
-        failure = Failure(
-            ErrorKind.TOO_LARGE,
-            f"page beyond limits.max_pages ({limit} of {page_count} pages are read)",
-            f"max_pages={limit}",
-        )
+    def skipped_pages(self, numbers: Iterable[int], page_count: int, failure: Failure) -> list[Row]:
+        """Pages that are not read, for one reason."""
         skipped = {**_failed(failure), "status": Status.SKIPPED}
         return [{**self._row(number, page_count), **skipped} for number in numbers]
+
+    def tried(self, row: Row) -> Row:
+        """A committed row that was to be read again, but could not be this time."""
+        return {**row, "tries": self.tries, "processed_at": datetime.now(UTC)}
 
     def copies(self, rows: list[Row]) -> list[Row]:
         """The rows of an equal document, as this one's: no tokens, no seconds.
@@ -152,6 +151,18 @@ class RowMaker:
             "run_id": self.run_id,
             "processed_at": datetime.now(UTC),
         }
+
+
+def beyond_limit(limit: int, page_count: int) -> Failure:
+    """Why a page beyond `limits.max_pages` is skipped."""
+    message = f"page beyond limits.max_pages ({limit} of {page_count} pages are read)"
+    return Failure(ErrorKind.TOO_LARGE, message, f"max_pages={limit}")
+
+
+def out_of_range(pages: str) -> Failure:
+    """Why a page outside `select.pages` is skipped."""
+    message = f"page outside select.pages ({pages})"
+    return Failure(ErrorKind.NOT_SELECTED, message, f"pages={pages}")
 
 
 def _failed(failure: Failure) -> dict[str, Any]:
