@@ -47,7 +47,7 @@ def process_shards(worker: Worker, plan: Plan) -> Work:
     if not plan.shards:
         return Work()
     worker.ledger.prepare(worker.job.recipe)
-    total = sum(1 for _ in plan.items)
+    total = plan.todo
     runner: ThreadPoolTaskRunner[Any]
     with (
         muster(worker.job, worker) as crew,
