@@ -128,7 +128,7 @@ ERRORS: dict[ErrorKind, ErrorFacts] = {
         False, "no renderer can open the document", "replace it with an intact copy"
     ),
     ErrorKind.ENCRYPTED: ErrorFacts(
-        False, "the document needs a password", "provide a copy without password"
+        False, "the document needs a password", "say under `passwords:` where it is"
     ),
     ErrorKind.TOO_LARGE: ErrorFacts(
         False, "over the limit that `decided_by` names", "raise that limit under `limits:`"

@@ -118,15 +118,15 @@ class Render(_Part):
 class Limits(_Part):
     """Bounds on what one document may cost. Beyond them: a row that says which, not a crash."""
 
-    max_file_mb: int = Field(2048, ge=1)
+    max_file_mb: int = Field(2048, ge=1, description="of a file")
     max_pages: int = Field(10_000, ge=1, description="further pages are rows `skipped`")
     max_declared_pages: int = Field(100_000, ge=1, description="more: one row `failed`")
     max_image_pixels: int = Field(250_000_000, ge=1, description="of a decoded image")
     max_decoded_mb: int = Field(
         65_536, ge=1, description="of all frames of an image file; further ones fail"
     )
-    seconds_per_page: float = Field(30, gt=0)
-    seconds_per_document: float = Field(1800, gt=0)
+    seconds_per_page: float = Field(30, gt=0, description="to draw a page, for each renderer")
+    seconds_per_document: float = Field(1800, gt=0, description="to draw all of its pages")
     memory_mb: int = Field(
         1536, ge=256, description="address space of a render process: all decoded at one time"
     )

@@ -16,7 +16,7 @@ from helpers import echo_settings, make_pdf, run
 from loaders.support import support_table
 from pagemill.errors import ERRORS, EXIT_CODES
 from pagemill.schema import AFTER_OUTPUTS, BEFORE_OUTPUTS, PER_OUTPUT, STATUS_MEANING, row_schema
-from pagemill.settings import CONFIGS, Settings, load_settings
+from pagemill.settings import CONFIGS, Limits, Settings, load_settings
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = PROJECT / "README.md"
@@ -47,7 +47,16 @@ def _configs() -> str:
     return _markdown(("config", "for"), rows)
 
 
+def _limits() -> str:
+    rows = [
+        (f"`{name}`", f"{field.default:,}".replace(",", "\u2009"), str(field.description))
+        for name, field in Limits.model_fields.items()
+    ]
+    return _markdown(("`limits.`", "default", "bounds"), rows)
+
+
 TABLES = {
+    "limits": _limits,
     "columns": _columns,
     "statuses": lambda: _markdown(
         ("`status`", "meaning"), [(f"`{s}`", meaning) for s, meaning in STATUS_MEANING.items()]
