@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import click
 
 from benchmarks.common import CORPUS, as_options, emit, machine, pagemill, print_table
+from benchmarks.leftovers import Leftovers
 from benchmarks.memory import Watch
 
 READ = ("ok", "blank", "fallback", "partial")
@@ -93,8 +94,10 @@ def run_job(source: str, out: str, config: str, overrides: Iterable[str]) -> dic
     command = pagemill("run", source, out, "--json", *options)
     began = time.perf_counter()
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, text=True) as run, Watch(run.pid) as watch:
-        printed = run.communicate()[0]
+    with Leftovers() as leftovers:
+        process = subprocess.Popen(command, stdout=pipe, text=True, env=leftovers.environment)
+        with process as run, Watch(run.pid) as watch:
+            printed = run.communicate()[0]
     if run.returncode not in (0, 3):
         raise click.ClickException(f"the run ended with exit code {run.returncode}")
     check = subprocess.run(pagemill("check", out, "--source", source, *options))
@@ -110,6 +113,7 @@ def run_job(source: str, out: str, config: str, overrides: Iterable[str]) -> dic
         "wall_seconds": round(time.perf_counter() - began, 1),
         **balance["cost"],
         "peak_mb": watch.peaks,
+        "left_behind": leftovers.found,
     }
 
 
@@ -248,6 +252,8 @@ def show(result: dict[str, Any]) -> None:
             (*facts, "peak MB", "as expected"),
             [(*(run[f] for f in facts), run["peak_mb"]["run"], outcome.get("as_expected", 0))],
         )
+        for line in run["left_behind"]:
+            print("  left behind:", line)
         for line in result["pagemill"]["differences"]:
             print("  not as expected:", unquote(line))
         print()

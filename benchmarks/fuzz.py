@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
-import os
 import random
 import re
 import subprocess
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 
 from benchmarks.common import (
     CORPUS,
@@ -29,6 +26,7 @@ from benchmarks.common import (
     pagemill,
     print_table,
 )
+from benchmarks.leftovers import Leftovers
 from benchmarks.memory import Watch
 
 MAX_BYTES = 1_000_000
@@ -36,9 +34,9 @@ LIMITS = {
     "limits.seconds_per_page": 5,
     "limits.seconds_per_document": 20,
     "limits.max_pages": 5,
+    "limits.max_declared_pages": 1000,
     "select.foreign": "failed",
 }
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 @click.command()
@@ -221,26 +219,19 @@ WAYS: tuple[Callable[[bytes, bytes, random.Random], bytes], ...] = (
 
 def run_job(base: Path, files: int) -> dict[str, Any]:
     """`pagemill run` and `pagemill check` over `base`/in; what became of it, and what is amiss."""
-    source, out, temporary = str(base / "in"), str(base / "out"), base / "tmp"
-    temporary.mkdir()
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans come to us
+    source, out = str(base / "in"), str(base / "out")
     options = ["-c", ECHO, *as_options(LIMITS)]
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    began = time.perf_counter()
     command = pagemill("run", source, out, "--json", *options)
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, text=True, env=environment)
-    with process as run, Watch(run.pid) as watch:
-        printed = run.communicate()[0]
+    began = time.perf_counter()
+    with Leftovers() as leftovers:
+        pipe, environment = subprocess.PIPE, leftovers.environment
+        process = subprocess.Popen(command, stdout=pipe, text=True, env=environment)
+        with process as run, Watch(run.pid) as watch:
+            printed = run.communicate()[0]
     wall = time.perf_counter() - began
-    amiss = []
+    amiss = list(leftovers.found)
     if run.returncode not in (0, 3):
         amiss.append(f"the run ended with exit code {run.returncode}")
-    orphans = psutil.Process().children(recursive=True)
-    if alive := [p.name() for p in orphans if p.status() != psutil.STATUS_ZOMBIE]:
-        amiss.append(f"processes left: {alive}")
-    if left := [p.name for p in temporary.iterdir()]:
-        amiss.append(f"temporary files left: {left[:5]}")
     check = subprocess.run(pagemill("check", out, "--source", source, *options))
     if check.returncode:
         amiss.append("`pagemill check` found problems")
