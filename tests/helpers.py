@@ -66,13 +66,13 @@ def make_image(path: Path, words: str = "picture") -> Path:
     return path
 
 
-def look(source: Path | str, out: Path | str, settings: Settings) -> tuple[Worker, Plan]:
+def look(source: Path | str | None, out: Path | str, settings: Settings) -> tuple[Worker, Plan]:
     """A worker for this job, and its plan."""
-    worker = Worker(open_job(str(source), str(out), settings))
+    worker = Worker(open_job(source and str(source), str(out), settings))
     return worker, plan_job(worker.job, worker.ledger)
 
 
-def run(source: Path | str, out: Path | str, settings: Settings) -> Balance:
+def run(source: Path | str | None, out: Path | str, settings: Settings) -> Balance:
     """What the flow does, without Prefect: the first error is raised."""
     started = datetime.now(UTC)
     worker, plan = look(source, out, settings)
