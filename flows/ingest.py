@@ -34,12 +34,13 @@ log = logging.getLogger("pagemill.run")
 
 def _run_name() -> str:
     parameters = flow_run.parameters
-    return f"{Path(str(parameters['source'])).name or 'source'}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    about = Path(str(parameters["source"] or parameters["out"])).name
+    return f"{about or 'source'}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
 @flow(name="ingest", flow_run_name=_run_name)
 def ingest(
-    source: str,
+    source: str | None,
     out: str,
     config: str = DEFAULT_CONFIG,
     overrides: dict[str, Any] | None = None,
@@ -47,7 +48,8 @@ def ingest(
     """Read every page of SOURCE that OUT does not hold yet.
 
     Args:
-        source: A file, folder, glob or URL of PDFs and images.
+        source: A file, folder, glob or URL of PDFs and images. None reads the pages that
+            select.redo names again, wherever their rows say that they lie.
         out: The folder or s3:// URL of the table.
         config: A YAML file, or the name of one in configs/.
         overrides: Settings laid over the config, such as {"limits.max_pages": 5}.

@@ -137,6 +137,13 @@ class Index:
             found = self.db.execute(f"SELECT count(*){sums} FROM documents").fetchone()
         return tuple(found)
 
+    def parts_of(self, uri: str) -> dict[str, tuple[bool, str]]:
+        """The parts that hold rows of a document: whether they add up there, and the version."""
+        ask = """SELECT p.path, d.fault IS NULL, d.version FROM documents d
+            JOIN parts p ON p.id = d.part WHERE d.uri = ?"""
+        with self.lock:
+            return {path: (bool(ok), made) for path, ok, made in self.db.execute(ask, (uri,))}
+
     def parts_with(self, statuses: Iterable[str]) -> set[str]:
         """Paths of the parts that hold rows of one of these statuses."""
         some = " OR ".join(f'"{Status(status)}" > 0' for status in statuses)

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pagemill.committed import Committed, facts, versions
+from pagemill.errors import StorageError, UsageError
 from pagemill.index import Index
 from pagemill.parts import AHEAD, Columns, Row, Unreadable, decode, encode, read_columns
 from pagemill.recipe import Recipe
@@ -100,6 +101,20 @@ class Ledger:
     def parts(self) -> list[Entry]:
         """The parts as the storage lists them now."""
         return [e for e in self.storage.list(f"{self.folder}/pages") if _PART.search(e.path)]
+
+    def number(self, path: str) -> int:
+        """The number of a part."""
+        return int(_PART.findall(path)[0])
+
+    def unseen_parts(self) -> list[Entry]:
+        """Parts that are not in the index as they are now."""
+        known = self.index.parts()
+        return [entry for entry in self.parts() if known.get(entry.path) != entry.etag]
+
+    def look_at(self, entry: Entry) -> None:
+        """Take one part into the index. Raises `Unreadable` where it cannot be."""
+        for part in read_columns(self.storage, [entry], KEY_COLUMNS, threads=1):
+            self._keep(part)
 
     def get(self, uri: str) -> Committed | None:
         """What is committed of a document, as of the last `refresh` or commit."""
@@ -206,6 +221,10 @@ class Ledger:
                 found.setdefault(row["page_number"], row)
         return found
 
+    def staged_ranges(self) -> list[Entry]:
+        """All staged ranges of all documents."""
+        return self.storage.list(f"{self.folder}/staging")
+
     def unstage(self, sha256: str) -> None:
         """Forget the staged pages of a document, which is committed now."""
         for entry in self.storage.list(f"{self.folder}/staging/{sha256}"):
@@ -214,7 +233,7 @@ class Ledger:
     def tidy(self, deciders: Mapping[str, str]) -> None:
         """Remove what killed runs left behind: temporary files, staged pages committed since."""
         self.storage.sweep()
-        paths = [e.path for e in self.storage.list(f"{self.folder}/staging")]
+        paths = [entry.path for entry in self.staged_ranges()]
         for sha256 in {path.split("/")[-2] for path in paths}:
             if self.same_bytes(sha256, deciders):
                 self.unstage(sha256)
@@ -233,6 +252,20 @@ class Ledger:
         document = {"name": recipe.name, "model_id": recipe.model_id, **recipe.canonical()}
         with contextlib.suppress(AlreadyExists):
             self.storage.create(f"{self.folder}/recipe.json", _json(document))
+
+    def written_schema(self) -> pa.Schema:
+        """The schema of the rows that this version writes for this recipe, by its recipe.json.
+
+        Raises
+        ------
+        StorageError
+            It is missing, or not what it should be.
+        """
+        path = f"{self.folder}/recipe.json"
+        try:
+            return row_schema(json.loads(self.storage.read(path))["outputs"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{self.storage.url}/{path}: not a recipe: {error}") from None
 
     def write_run(self, run_id: str, sheet: Mapping[str, Any]) -> str:
         """Write a run's balance sheet; returns its path below OUT."""
@@ -270,8 +303,7 @@ class Ledger:
                 f"{self.storage.url}/{part.path}: not a part of pagemill's, it has no column "
                 f"{min(missing)!r}: move it away, or `pagemill check OUT --repair`"
             )
-        (number,) = _PART.findall(part.path)
-        self.index.keep(part.path, int(number), part.etag, facts(part.table))
+        self.index.keep(part.path, self.number(part.path), part.etag, facts(part.table))
 
     def _table(self, rows: list[Row]) -> pa.Table:
         return pa.Table.from_pylist(rows, schema=self.schema)
@@ -303,6 +335,33 @@ def open_ledgers(storage: Storage) -> list[Ledger]:
         for folder in folders
         if folder.startswith("recipe=")
     ]
+
+
+def open_ledger(storage: Storage, recipe: str | None = None) -> Ledger:
+    """The ledger of one recipe of OUT, to look at.
+
+    Parameters
+    ----------
+    recipe : str, optional
+        Its name, or the fingerprint at the end of it; not needed where there is but one.
+
+    Raises
+    ------
+    UsageError
+        There is none, or several that could be meant.
+    """
+    ledgers = open_ledgers(storage)
+    found = [x for x in ledgers if not recipe or recipe == x.recipe or _ends(x.recipe, recipe)]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(ledger.recipe for ledger in ledgers) or "none"
+    if recipe is None and ledgers:
+        raise UsageError(f"{storage.url} holds several recipes, name one: {there}")
+    raise UsageError(f"no recipe {recipe or ''!r} in {storage.url}, which holds {there}")
+
+
+def _ends(name: str, fingerprint: str) -> bool:
+    return name.endswith(f"-{fingerprint}")
 
 
 def _version(metadata: Mapping[bytes, bytes]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,18 +62,28 @@ def _read(storage: Storage, entry: Entry, columns: Sequence[str]) -> Columns:
     return Columns(entry.path, etag, _decode(storage, entry.path, io.BytesIO(data), columns))
 
 
+def read_schema(storage: Storage, entry: Entry) -> pa.Schema:
+    """The schema of a part, with its metadata."""
+    try:
+        with _explained(storage, entry.path):
+            return pq.read_schema(_Ranges(storage, entry))
+    except Changed:  # replaced since it was listed
+        data, _ = storage.read_versioned(entry.path)
+        return decode(storage, entry.path, data).schema
+
+
 def decode(storage: Storage, path: str, data: bytes) -> pa.Table:
     """All of a part. Raises `StorageError` where it is not readable Parquet."""
     return _decode(storage, path, io.BytesIO(data), None)
 
 
-def encode(table: pa.Table) -> bytes:
-    """A part's bytes.
+def encode(table: pa.Table, group: int = 1000) -> bytes:
+    """A part's bytes, in row groups of so many rows.
 
     In memory first: a Parquet writer that fails half-way commits a readable, truncated file.
     """
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=1000)
+    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=group)
     return sink.getvalue()
 
 
@@ -81,13 +92,17 @@ class Unreadable(StorageError):
 
 
 def _decode(storage: Storage, path: str, file: Any, columns: Sequence[str] | None) -> pa.Table:
-    try:
+    with _explained(storage, path):
         part = pq.ParquetFile(file, pre_buffer=True)
         names = None if columns is None else [c for c in columns if c in part.schema_arrow.names]
         # Parts are small and many: they are decoded side by side, each in one thread.
         return part.read(columns=names, use_threads=False)
-    except StorageError:
-        raise
+
+
+@contextlib.contextmanager
+def _explained(storage: Storage, path: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise Unreadable(
             f"{storage.url}/{path}: not a readable part ({' '.join(str(error).split())}): "

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from pagemill.errors import StorageError
 from pagemill.ledger import Ledger
 from pagemill.schema import RESERVED, Status
 from tasks.job import Job
 from tasks.plan import plan_job
 from tasks.reconcile import audit, missing
+from tasks.repair import unreadable
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,11 @@ class Verdict:
 
 def check_ledger(ledger: Ledger) -> Verdict:
     """One row per page: none missing, none twice, every part readable."""
-    try:
+    problems = [why for _, why in unreadable(ledger)]
+    if not problems:
         ledger.refresh()
-    except StorageError as error:
-        return Verdict(f"{ledger.recipe}: NOT BALANCED", 0, 0, [str(error)])
     documents, rows = ledger.index.total("rows")
-    problems = ledger.problems()
+    problems += ledger.problems()
     verdict = f"NOT BALANCED, {len(problems)} problems" if problems else "balanced"
     headline = f"{ledger.recipe}: {documents} documents, {rows} rows: {verdict}"
     return Verdict(headline, documents, rows, problems)

@@ -19,7 +19,7 @@ from typing import Any, overload
 from pagemill.committed import load_open, pack_pages, unpack_pages
 from pagemill.document import SourceObject
 from pagemill.errors import UsageError
-from pagemill.ledger import Ledger
+from pagemill.ledger import Ledger, open_ledgers
 from pagemill.settings import Limits, Select, Settings, Work
 from tasks.discover import Discovery, discover
 from tasks.job import Job
@@ -333,6 +333,12 @@ def plan_job(job: Job, ledger: Ledger) -> Plan:
 
 def _plan_rows(plan: Plan, select: Select, hits: Iterable[Hit]) -> None:
     """Without a source: the rows say where their documents lie."""
+    if not plan.ledger.index.parts():
+        there = ", ".join(x.recipe for x in open_ledgers(plan.ledger.storage)) or "none"
+        raise UsageError(
+            f"{plan.ledger.storage.url} holds nothing of this config's recipe, "
+            f"{plan.ledger.recipe}, but of {there}: give the config and settings that made it"
+        )
     wanted = Selection(select)
 
     def chosen() -> Iterator[SourceObject]:

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pagemill.document import SourceObject
-from pagemill.errors import UsageError
-from pagemill.ledger import Ledger, open_ledgers
+from pagemill.ledger import Ledger, open_ledger
 from pagemill.parts import read_columns
 from pagemill.settings import Redo, Select
 from pagemill.storage import Storage
@@ -75,16 +74,9 @@ def by_recipe(
 
 
 def _recipe(storage: Storage, name: str | None) -> Ledger | None:
-    """The dataset of OUT with this name, or this fingerprint at the end of its name."""
     if name is None:
         return None
-    ledgers = {ledger.recipe: ledger for ledger in open_ledgers(storage)}
-    found = [known for known in ledgers if known == name or known.endswith(f"-{name}")]
-    if len(found) != 1:
-        raise UsageError(
-            f"select: no recipe {name!r} in {storage.url}: it holds {', '.join(ledgers) or 'none'}"
-        )
-    ledger = ledgers[found[0]]
+    ledger = open_ledger(storage, name)
     ledger.refresh()
     return ledger
 

@@ -12,6 +12,8 @@ def headline(balance: Balance) -> str:
     """The run in one line."""
     documents, pages = balance.documents, balance.pages
     todo = sum(documents[reason.value] for reason in Reason)
+    if not documents["selected"] and balance.source is None:
+        return "nothing to read again: no committed page is as asked"
     if not documents["selected"]:
         return "nothing selected: SOURCE has no objects in scope"
     if not todo:

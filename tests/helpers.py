@@ -76,6 +76,8 @@ def run(source: Path | str | None, out: Path | str, settings: Settings) -> Balan
     """What the flow does, without Prefect: the first error is raised."""
     started = datetime.now(UTC)
     worker, plan = look(source, out, settings)
+    if plan.shards:
+        worker.ledger.prepare(worker.job.recipe)
     receipts: list[Receipt] = [process_shard(worker, shard) for shard in plan.shards]
     return reconcile(
         worker.job, plan, worker.ledger, Work(receipts, [], [worker.report()]), started

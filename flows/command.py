@@ -1,0 +1,130 @@
+"""What commands share: their options, the settings and datasets they are about, a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from pagemill.errors import UsageError
+
+if TYPE_CHECKING:
+    from pagemill.ledger import Ledger
+    from pagemill.settings import Settings
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.find_root().obj = value
+    _set_up_logging(value)
+
+
+def options(command: Callable[..., int]) -> Callable[..., int]:
+    """The options that all commands share."""
+    for option in (
+        click.option(
+            "--debug",
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_set_debug,
+            help="Show tracebacks and all logs.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
+        click.option(
+            *("--set", "overrides"),
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a setting, such as limits.max_pages=5. Repeatable.",
+        ),
+        click.option(
+            *("-c", "--config"),
+            default="local",
+            show_default=True,
+            help="A YAML file, or the name of one in configs/.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def settings(config: str, overrides: tuple[str, ...]) -> Settings:
+    """The settings that the options ask for."""
+    from pagemill.settings import load_settings, parse_overrides
+
+    return load_settings(config, parse_overrides(overrides))
+
+
+def ledgers(out: str, config: str, overrides: tuple[str, ...]) -> list[Ledger]:
+    """The datasets of OUT, one for each recipe."""
+    from pagemill.ledger import open_ledgers
+    from pagemill.storage import Storage
+
+    found = open_ledgers(Storage(out, settings(config, overrides).storage))
+    if not found:
+        raise UsageError(f"{out}: no pagemill output here: check the path, or run `pagemill run`")
+    return found
+
+
+def run_flow(
+    source: str | None, out: str, config: str, overrides: dict[str, Any], as_json: bool
+) -> int:
+    """Run the flow `ingest` and print its balance sheet; the exit code."""
+    from flows.prefect_api import prefect_api, quiet
+    from pagemill.settings import load_settings
+    from pagemill.storage import Storage
+
+    # A mistake is told before anything is started.
+    Storage(out, load_settings(config, overrides).storage)
+    quiet()
+    signal.signal(signal.SIGTERM, _interrupt)
+    _show_progress()
+    with prefect_api():
+        from flows.ingest import ingest
+
+        balance = ingest(source, out, config, overrides)
+    return _print_balance(cast("dict[str, Any]", balance), as_json)
+
+
+def _print_balance(balance: dict[str, Any], as_json: bool) -> int:
+    from flows.terminal import print_facts
+    from tasks.reconcile import Balance
+    from tasks.report import headline, sheet_rows
+
+    balance.pop("balanced")
+    sheet = Balance(**balance)
+    if as_json:
+        click.echo(json.dumps(sheet.as_dict(), indent=2))
+    else:
+        print_facts(dict(sheet_rows(sheet)))
+        click.echo(headline(sheet))
+        click.echo(f"rows: {sheet.out.rstrip('/')}/recipe={sheet.recipe}/pages/*.parquet")
+    return 3 if sheet.pages["read"].get("failed") else 0
+
+
+def _show_progress() -> None:
+    from rich.console import Console
+
+    from flows import progress
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        progress.display = progress.terminal(console)
+
+
+def _set_up_logging(debug: bool) -> None:
+    if not debug:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries; we say what came of them
+    log = logging.getLogger("pagemill")
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    log.propagate = False  # Prefect's handlers on the root logger would print it again
+    log.handlers = [logging.StreamHandler()]
+    log.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
