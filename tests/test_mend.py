@@ -245,6 +245,22 @@ def test_older_and_newer_parts_read_typed_together(ledger: Ledger) -> None:
     assert sorted(v for v in read["from_the_future"].to_pylist() if v) == [7, 7, 7]
 
 
+def test_older_and_newer_parts_are_read_together_by_a_raw_glob(tmp_path: Path) -> None:
+    ledger = Ledger(Storage(str(tmp_path / "out"), StorageOptions()), "m-12345678", ("text",))
+    ledger.commit([document("a")])
+    ledger.schema = ledger.schema.remove(ledger.schema.get_field_index("mean_logprob"))
+    ledger.commit([document("b")])
+    parts = f"{tmp_path}/out/recipe=*/pages/*.parquet"
+    assert polars.read_parquet(parts, missing_columns="insert")["source_uri"].to_list() == [
+        "a",
+        "b",
+    ]
+    found = duckdb.sql(
+        f"SELECT source_uri, mean_logprob FROM read_parquet('{parts}', union_by_name=true)"
+    )
+    assert sorted(found.fetchall()) == [("a", None), ("b", None)]
+
+
 def test_a_recipe_is_named_where_there_are_several(ledger: Ledger) -> None:
     assert opened(ledger, recipe=RECIPE.fingerprint).count_rows() == 9
     other = Ledger(ledger.storage, "n-87654321", ("text",))

@@ -102,7 +102,7 @@ def test_the_result_is_read_in_one_line_each(
     recipe = next((tmp_path / "out/demo").glob("recipe=*")).name
     monkeypatch.chdir(tmp_path)
     lines = [line for block in _blocks("python") for line in block.splitlines() if line]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         statement, expression = line.replace("recipe=…", recipe).split("; ", 1)
         names: dict[str, object] = {}
@@ -110,9 +110,11 @@ def test_the_result_is_read_in_one_line_each(
         assert len(eval(expression, names)) == 3, line
 
 
-def test_the_config_shown_is_valid(tmp_path: Path) -> None:
-    (block,) = _blocks("yaml")
-    Settings.model_validate(yaml.safe_load(block))
+def test_the_configs_shown_are_valid(tmp_path: Path) -> None:
+    whole, *parts = map(yaml.safe_load, _blocks("yaml"))
+    Settings.model_validate(whole)
+    for part in parts:
+        Settings.model_validate({**whole, **part})
 
 
 def test_every_command_shown_exists() -> None:
