@@ -33,7 +33,9 @@ def examine(settings: Settings) -> list[Finding]:
         _gpu,
         _framework("transformers", "pip install 'pagemill[transformers]'"),
         _framework("bitsandbytes", "pip install 'pagemill[transformers]'"),
-        _framework("vllm", "pip install vllm, in an environment of its own"),
+        _framework("vllm", "pip install 'pagemill[vllm]', in an environment of its own"),
+        _framework("sglang", "pip install 'pagemill[sglang]', in an environment of its own"),
+        *([_endpoint] if settings.model.framework == "openai" else []),
         _model,
         _storage,
         _prefect,
@@ -70,16 +72,21 @@ def _poppler(settings: Settings) -> Finding:
     return Finding("second renderer", OK, answer.stderr.splitlines()[0])
 
 
+def _runs_here(settings: Settings) -> bool:
+    return settings.model.framework not in ("echo", "openai")
+
+
 def _torch(settings: Settings) -> Finding:
     if _version("torch") is None:
-        return Finding("torch", MISSING, "not installed", "pip install 'pagemill[transformers]'")
+        state = MISSING if _runs_here(settings) else OPTIONAL
+        return Finding("torch", state, "not installed", "pip install 'pagemill[transformers]'")
     import torch
 
     return Finding("torch", OK, f"{torch.__version__}, {torch.get_num_threads()} threads")
 
 
 def _gpu(settings: Settings) -> Finding:
-    wanted = settings.model.device.startswith("cuda") and settings.model.framework != "echo"
+    wanted = settings.model.device.startswith("cuda") and _runs_here(settings)
     if _version("torch") is not None:
         import torch
 
@@ -99,6 +106,19 @@ def _framework(package: str, remedy: str) -> Callable[[Settings], Finding]:
         return Finding(package, MISSING if needed else OPTIONAL, "not installed", remedy)
 
     return check
+
+
+def _endpoint(settings: Settings) -> Finding:
+    """Is it there, does it take the key, does it serve the model? Nothing is asked of the model."""
+    from loaders.openai_engine import OpenAIEngine, endpoint_of
+
+    try:
+        endpoint = endpoint_of(settings.model.id, settings.model.options)
+        engine = OpenAIEngine(endpoint, batch_size=1)
+    except RuntimeError as error:
+        return Finding("endpoint", BROKEN, str(settings.model.options.get("base_url")), str(error))
+    engine.close()
+    return Finding("endpoint", OK, f"{endpoint.base_url} serves {endpoint.model}")
 
 
 def _model(settings: Settings) -> Finding:

@@ -89,7 +89,7 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
         tried=ON_BOTH,
     ),
     (TRANSFORMERS, EIGHT_BIT): Support(
-        "bitsandbytes int8", "bnb-int8", ("bnb-int8",), BNB, {"llama4": EXPERTS}
+        "bitsandbytes int8", "bnb-int8", ("bnb-int8",), BNB, {"llama4": EXPERTS}, ON_BOTH
     ),
     (TRANSFORMERS, AWQ): Support("an AWQ checkpoint, through gptqmodel", accepts=("awq",)),
     (VLLM, NONE): Support("the checkpoint as it is, its own quantization included", tried=ON_BOTH),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import shutil
 import threading
 import time
 import weakref
@@ -420,6 +421,66 @@ def test_a_checkpoint_without_some_weights_is_not_filled_by_chance(tmp_path: Pat
         "1 of its weights are missing, such as model.visual.blocks.0.mlp.up_proj.weight: "
         "download it again, or use another checkpoint"
     )
+
+
+def copy_of_the_model(folder: Path, **changes: Any) -> Path:
+    """The shipped model with other values in its config."""
+    shutil.copytree(MODEL, folder, dirs_exist_ok=True)
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**content, **changes}), encoding="utf-8")
+    return folder
+
+
+def test_a_model_that_follows_no_instructions_is_refused(tmp_path: Path) -> None:
+    (copy_of_the_model(tmp_path) / "chat_template.jinja").unlink()
+    message = refusal(model_id=str(tmp_path))
+    assert "no chat template, so it is not a model that follows instructions" in message
+
+
+def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
+    model = copy_of_the_model(tmp_path, is_encoder_decoder=True)
+    message = refusal(model_id=str(model))
+    assert "an encoder-decoder model, which cannot be batched here; use a model such as" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("full"), "the weights do not fit on cpu: use quantization: 4bit"),
+        (ValueError("a\nb"), "transformers could not load it: ValueError: a b"),
+    ],
+)
+def test_what_fails_inside_transformers_is_one_line(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("loaders.transformers_model.read_weights", fail)
+    assert words in refusal()
+
+
+def test_a_config_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    assert "not a model config: expected a JSON object" in refusal(model_id=str(tmp_path))
+
+
+def test_remote_code_without_a_pinned_revision_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nothing(*_: Any) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("loaders.transformers_engine.TransformersEngine.__init__", nothing)
+    warning = "remote code is trusted but no revision is pinned; set revision to a commit"
+    for changes, warned in (
+        ({"trust_remote_code": True}, True),
+        ({"trust_remote_code": True, "revision": "0" * 40}, False),
+        ({"trust_remote_code": False}, False),
+    ):
+        caplog.clear()
+        refusal(model_id="org/model", **changes)
+        assert (warning in caplog.text) is warned
 
 
 def test_a_checkpoint_of_another_family_is_refused() -> None:

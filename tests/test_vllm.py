@@ -103,6 +103,37 @@ def test_a_family_says_what_it_says_under_transformers(family: str, tmp_path: Pa
     assert len({e.text for e in expected}) > 1
 
 
+def test_fast_inference_says_what_the_model_itself_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm import SamplingParams
+
+    from loaders.fast_vision import FastVisionModel
+    from tests.tiny import build
+
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    model, processor = FastVisionModel.from_pretrained(
+        str(build("qwen25vl", tmp_path / "qwen25vl", for_vllm=True)),
+        max_seq_length=512,
+        dtype="float32",
+        load_in_16bit=True,
+        fast_inference=True,
+        gpu_memory_utilization=0.3,
+    )
+    image = page(LINES[:1])
+    content = [{"type": "image"}, {"type": "text", "text": "Read."}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    greedy = SamplingParams(temperature=0, max_tokens=12)
+    asked = {"prompt": text, "multi_modal_data": {"image": image}}
+    (answer,) = model.fast_generate(asked, greedy)
+    inputs = processor(text=[text], images=[image], return_tensors="pt")
+    said = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    assert list(answer.outputs[0].token_ids) == said[0, inputs["input_ids"].shape[1] :].tolist()
+    model.vllm_engine.llm_engine.engine_core.shutdown()
+
+
 # --- the shipped model --------------------------------------------------------------------------
 
 
