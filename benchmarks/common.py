@@ -85,6 +85,7 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     job = open_job(source, out, load_settings(config, overrides))
     worker = Worker(job)
     plan = plan_job(job, worker.ledger)
+    worker.ledger.tidy(worker.deciders)
     worker.ledger.prepare(job.recipe)
     with ThreadPoolExecutor(job.settings.work.shards_in_flight) as pool:
         receipts = list(pool.map(partial(process_shard, worker), plan.shards))

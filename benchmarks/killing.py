@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from benchmarks.common import make_pdf, pagemill
+from pagemill.storage import Storage
 
 PATIENCE = 120.0
 """Seconds that anything may take before it counts as never."""
@@ -35,15 +37,15 @@ _EXPECTED = re.compile(
 # -- documents -----------------------------------------------------------------------------
 
 
-def make_documents(folder: Path, scale: int = 4, lines: int = 12) -> Path:
+def make_documents(folder: Path, scale: int = 4, lines: int = 12, long: int | None = None) -> Path:
     """All that makes a run hard to resume: long, equal, broken, empty, blank, many-framed.
 
-    About 26 pages for each unit of `scale`.
+    About 26 pages for each unit of `scale`, of which 12 are the `long` document's.
     """
     from PIL import Image
 
     folder.mkdir(parents=True)
-    make_pdf(folder / "long.pdf", 12 * scale, seed=1, lines=lines, blank=[5])
+    make_pdf(folder / "long.pdf", long or 12 * scale, seed=1, lines=lines, blank=[5])
     for n in range(2 * scale):
         make_pdf(folder / f"report-{n:02}.pdf", 2 + n % 5, seed=10 + n, lines=lines)
     make_pdf(folder / "twin-a.pdf", 2 * scale, seed=2, lines=lines)
@@ -179,28 +181,46 @@ class Snapshot:
     strange: list[str]
 
 
-def look(out: Path) -> Snapshot:
+def look(out: Path | Storage) -> Snapshot:
     """What OUT holds now."""
+    files = _Files(out)
     rows: dict[Key, Row] = {}
     double = []
-    for row in _read(out, "recipe=*/pages/*.parquet"):
+    for row in files.rows(r"recipe=[^/]+/pages/[^/.]+\.parquet"):
         key = row["source_uri"], row["page_number"]
         if key in rows:
             double.append(key)
         rows[key] = row
     staged = {
         (row["document_sha256"], row["page_number"]): row
-        for row in _read(out, "recipe=*/staging/*/*.parquet")
+        for row in files.rows(r"recipe=[^/]+/staging/[^/]+/[^/.]+\.parquet")
     }
-    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    temporary = {name for name in names if "/.pagemill-tmp-" in f"/{name}"}
-    strange = sorted(name for name in names if not _EXPECTED.fullmatch(name))
+    temporary = {name for name in files.names if "/.pagemill-tmp-" in f"/{name}"}
+    strange = sorted(name for name in files.names if not _EXPECTED.fullmatch(name))
     return Snapshot(rows, staged, double, temporary, strange)
 
 
-def _read(out: Path, pattern: str) -> list[Row]:
-    files = sorted(path for path in out.glob(pattern) if not path.name.startswith("."))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+class _Files:
+    """The files below OUT, on disk (all that there are) or in S3 (as listed)."""
+
+    def __init__(self, out: Path | Storage) -> None:
+        self._out = out
+        found = out.rglob("*") if isinstance(out, Path) else out.list()
+        if isinstance(out, Path):
+            found = (path.relative_to(out).as_posix() for path in found if path.is_file())
+        else:
+            found = (entry.path for entry in found)
+        self.names = set(found)
+
+    def rows(self, pattern: str) -> list[Row]:
+        """All rows of the files that match."""
+        names = sorted(name for name in self.names if re.fullmatch(pattern, name))
+        return [row for name in names for row in pq.read_table(self._open(name)).to_pylist()]
+
+    def _open(self, name: str) -> Any:
+        if isinstance(self._out, Path):
+            return self._out / name
+        return io.BytesIO(self._out.read(name))
 
 
 def said(row: Row) -> Row:
@@ -224,12 +244,19 @@ def faults(killed: Snapshot, done: Snapshot, undisturbed: Snapshot, texts: bool)
         found.append(f"double rows: {killed.double or done.double}")
     if done.rows.keys() != undisturbed.rows.keys():
         found.append(f"other rows: {sorted(map(str, done.rows.keys() ^ undisturbed.rows.keys()))}")
-    again = [k for k, row in killed.rows.items() if mark(done.rows.get(k, row)) != mark(row)]
+    again = [
+        key
+        for key, row in killed.rows.items()
+        if (now := done.rows.get(key, row))["source_etag"] == row["source_etag"]
+        and mark(now) != mark(row)
+    ]
     if again:
         found.append(f"committed before the kill and read again: {again}")
     again = _staged_again(killed, done)
     if again:
         found.append(f"staged before the kill and read again: {again}")
+    if done.staged:
+        found.append(f"staged pages left over: {sorted(map(str, done.staged))}")
     origins = {row["copied_from"] for row in done.rows.values()} - {None}
     if strangers := origins - {uri for uri, _ in done.rows}:
         found.append(f"copies of documents that have no rows: {strangers}")

@@ -1,10 +1,10 @@
 """The commit protocol, with the real ledger, over every order of things that chance comes up with.
 
 Writers, kills, stale listings, wrong clocks, changed documents and parts rewritten by strangers
-meet in `model_storage`. At every instant a page has at most one row, no document that has
-rows is without them and no older row comes back; when everybody is done and one undisturbed run
-has gone over it, each has
-exactly one. Without either of the two conditions this fails, which is tested too.
+meet in `model_storage`. At every instant a page has at most one row, no document that has rows
+is without them, and no older row comes back. When everybody is done and an undisturbed run has
+gone over it, each page has exactly one. Without either of the two conditions this fails, which
+is tested too.
 """
 
 from __future__ import annotations
