@@ -94,7 +94,7 @@ def _all(
     for path in sorted(make_documents(folder / "source", **small).iterdir()):
         server.put(bucket, f"in/{path.name}", path.read_bytes())
     source = f"s3://{bucket}/in"
-    job = _Task(source, config, ENGINES["model" if real else "echo"], server)
+    job = Task(source, config, ENGINES["model" if real else "echo"], server)
     undisturbed = job.finish(f"s3://{bucket}/undisturbed", server.endpoint_url)
     print(f"{len(undisturbed.rows)} rows when undisturbed", flush=True)
     choose, outcomes = random.Random(seed), []
@@ -111,7 +111,7 @@ def _all(
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """What is to be read, and how."""
 
     source: str

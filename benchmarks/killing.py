@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +22,8 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from benchmarks.common import make_pdf, pagemill
+from benchmarks.common import make_pdf, pagemill, run_plainly
+from pagemill.errors import ERRORS, ErrorKind
 from pagemill.storage import Storage
 
 PATIENCE = 120.0
@@ -64,18 +68,22 @@ def make_documents(folder: Path, scale: int = 4, lines: int = 12, long: int | No
 
 @dataclass
 class Run:
-    """A `pagemill run` as a process of its own; a context manager that leaves none behind."""
+    """A `pagemill run` as a process of its own; a context manager that leaves none behind.
+
+    `command`: what runs in its place, such as `aloud`.
+    """
 
     source: Path
     out: Path
     options: tuple[str, ...]
     logs: Path
+    command: list[str] | None = None
     process: subprocess.Popen[bytes] = field(init=False)
     children: list[psutil.Process] = field(init=False, default_factory=list)
 
     def __enter__(self) -> Run:
         self.logs.mkdir(parents=True, exist_ok=True)
-        command = pagemill("run", str(self.source), str(self.out), *self.options)
+        command = self.command or pagemill("run", str(self.source), str(self.out), *self.options)
         with (self.logs / "stdout").open("wb") as out, (self.logs / "stderr").open("wb") as errors:
             self.process = subprocess.Popen(
                 command,
@@ -93,6 +101,11 @@ class Run:
             child.kill()
 
     @property
+    def stdout(self) -> str:
+        """What it has said on stdout."""
+        return (self.logs / "stdout").read_text(errors="replace")
+
+    @property
     def stderr(self) -> str:
         """What it has said on stderr."""
         return (self.logs / "stderr").read_text(errors="replace")
@@ -108,6 +121,18 @@ class Run:
                 return False
             time.sleep(0.005)
         raise TimeoutError(f"no {pattern} in {self.out}: {self.stderr[-2000:]}")
+
+    def wait_for_lines(self, count: int, patience: float = PATIENCE) -> bool:
+        """Wait until it has said so many lines, or has ended; whether it has."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            ended = self.process.poll() is not None
+            if self.stdout.count("\n") >= count:
+                return True
+            if ended:
+                return False
+            time.sleep(0.002)
+        raise TimeoutError(f"fewer than {count} lines: {self.stderr[-2000:]}")
 
     def wait(self, patience: float = PATIENCE) -> int:
         """Its exit code."""
@@ -138,6 +163,33 @@ class Run:
                 raise TimeoutError(f"its children live on: {alive}")
             time.sleep(0.02)
         return time.monotonic() - began
+
+
+def aloud(source: str, out: str, config: str, overrides: dict[str, Any]) -> list[str]:
+    """The command for `work_aloud`."""
+    code = "import json, sys; from benchmarks.killing import work_aloud; work_aloud(*json.loads("
+    arguments = json.dumps([source, out, config, overrides])
+    return [sys.executable, "-c", f"{code}sys.argv[1]))", arguments]
+
+
+def work_aloud(source: str, out: str, config: str, overrides: dict[str, Any]) -> None:
+    """The job without Prefect, with a line on stdout before each write to OUT, and at the end."""
+    for name in ("create", "replace", "put", "delete"):
+        setattr(Storage, name, _said(name, getattr(Storage, name)))
+    run_plainly(source, out, config, overrides)
+    _say("done")
+
+
+def _said(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def say_and_do(self: Storage, path: str, *more: Any) -> Any:
+        _say(name, path)
+        return method(self, path, *more)
+
+    return say_and_do
+
+
+def _say(*words: str) -> None:
+    print(f"{time.time():.3f}", *words, flush=True)
 
 
 def _hear_ctrl_c() -> None:
@@ -249,6 +301,7 @@ def faults(killed: Snapshot, done: Snapshot, undisturbed: Snapshot, texts: bool)
         for key, row in killed.rows.items()
         if (now := done.rows.get(key, row))["source_etag"] == row["source_etag"]
         and mark(now) != mark(row)
+        and not (row["error_kind"] and ERRORS[ErrorKind(row["error_kind"])].transient)
     ]
     if again:
         found.append(f"committed before the kill and read again: {again}")
@@ -284,6 +337,7 @@ def _tokens(snapshot: Snapshot) -> int:
 
 
 def fresh_environment(folder: Path) -> None:
-    """Let the runs of this process keep Prefect's history in `folder`, each with its own API."""
-    os.environ["PREFECT_HOME"] = str(folder)
+    """Let the runs of this process keep Prefect's history and caches in `folder`."""
+    os.environ["PREFECT_HOME"] = str(folder / "prefect")
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     os.environ.pop("PREFECT_API_URL", None)

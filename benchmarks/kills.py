@@ -1,40 +1,49 @@
-"""Kill a run at a random moment, run it again to the end, compare. See `--help`."""
+"""Kill a run at a random instant, run it again to the end, compare. See `--help`."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import random
 import shutil
-import subprocess
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.common import ECHO, as_options, emit, machine, pagemill, print_table
+from benchmarks.common import ECHO, as_options, emit, machine, pagemill, print_table, run_plainly
 from benchmarks.killing import (
     Run,
     Snapshot,
+    aloud,
     faults,
     fresh_environment,
     look,
     make_documents,
-    mark,
-    said,
+    make_pdf,
 )
+from pagemill.settings import load_settings
+from pagemill.storage import Storage
+from tasks.check import check_ledger, check_source
+from tasks.job import open_job
+from tests.seaweed import serving
 
-FINISHED = (0, 3)
-"""Exit codes of a run that went to its end: 3 says that there were broken documents."""
+SCENARIOS = ("new", "changed", "retry")
+INSTANTS = ("any moment", "a write")
 
-HOUR = 3600.0
+FAILED = {"status": "failed", "error_kind": "model_failed", "text": None, "caption": None}
 
 ENGINES: dict[str, dict[str, Any]] = {
     "echo": {
-        "model.options.delay": 0.25,
-        "render.max_pixels": 200_000,
-        "work.part_pages": 6,
+        "model.options.delay": 0.1,
+        "render.max_pixels": 100_000,
+        "render.text_layer": "never",
+        "work.part_pages": 4,
         "work.shard_documents": 4,
     },
     "model": {"work.part_pages": 4, "work.shard_documents": 4},
@@ -45,143 +54,203 @@ ENGINES: dict[str, dict[str, Any]] = {
 class Outcome:
     """One killed run."""
 
-    moment: float
+    scenario: str
+    place: str
+    instant: str
     killed: bool
     rows: int
     staged: int
     temporary: int
-    children: int
     alone: float
-    again: float
-    leftover: int
-    other_texts: int
-    faults: list[str]
+    amiss: list[str]
 
 
 @click.command()
-@click.option("--runs", default=20, show_default=True)
+@click.option("--runs", default=100, show_default=True)
 @click.option("--engine", type=click.Choice(list(ENGINES)), default="echo", show_default=True)
 @click.option("-c", "--config", default="local", show_default=True, help="For --engine model.")
-@click.option("--seed", default=1, show_default=True, help="Of the moments.")
+@click.option("--flow", is_flag=True, help="Kill `pagemill run`, with its Prefect API; on disk.")
+@click.option("--seed", default=1, show_default=True, help="Of the instants.")
 @click.option("--keep", type=Path, help="Leave sources, outputs and logs in this folder.")
 @click.option("--append", is_flag=True, help="Add the JSON line to benchmarks/results.jsonl.")
-def main(runs: int, engine: str, config: str, seed: int, keep: Path | None, append: bool) -> None:
-    """Kill `pagemill run` with SIGKILL at random moments; run it again; nothing may be amiss.
+def main(
+    runs: int, engine: str, config: str, flow: bool, seed: int, keep: Path | None, append: bool
+) -> None:
+    """Kill runs with SIGKILL at random instants; run them again; nothing may be amiss.
 
-    The moments lie between the start of the work and its expected end. Only the main process
-    is killed: its children have to notice. After each kill the same command runs to its end;
-    then there must be one row a page, the same as of a run that nobody disturbed; rows that
-    were committed or staged before the kill must not have been read again; `pagemill check`
-    must pass; and no file or process may be left that does not belong there.
+    The instants lie anywhere in the run, or within 20 ms of a write to OUT that is chosen at
+    random: a part, a staged range, a balance sheet, the removal of what was staged. The runs
+    read new documents, documents that have changed, or pages that failed (the last two replace
+    parts), and write to disk or to S3 (SeaweedFS). Only the main process is killed: its
+    children have to notice.
 
-    Exit code 1 if anything was amiss.
+    After each kill the same job runs to its end; then there must be one row a page, the same as
+    of a run that nobody disturbed; rows that were committed or staged before the kill must not
+    have been read again; `pagemill check` must pass; and no file, staged page or process may be
+    left that does not belong there. Exit code 1 if anything was amiss.
 
     \b
-      python benchmarks/kills.py                          20 runs, some minutes
-      python benchmarks/kills.py --engine model --runs 5  with the default model
+      python benchmarks/kills.py                           100 runs without Prefect
+      python benchmarks/kills.py --engine model --runs 5   with the default model
+      python benchmarks/kills.py --flow --runs 20          the whole command
     """
     print("measured on", machine(), flush=True)
     folder = keep or Path(tempfile.mkdtemp(prefix="pagemill-kills-"))
-    fresh_environment(folder / "prefect")
-    options = (*("-c", ECHO if engine == "echo" else config), *as_options(ENGINES[engine]))
-    small = {"scale": 1, "lines": 4} if engine == "model" else {}
-    source = make_documents(folder / "source", **small)
-    undisturbed = finish(source, folder / "undisturbed", options)
-    seconds = seconds_of_work(folder / "undisturbed", undisturbed)
-    print(f"{len(undisturbed.rows)} rows in {seconds:.1f} s of work when undisturbed", flush=True)
+    fresh_environment(folder)
     choose, outcomes = random.Random(seed), []
-    for number in range(runs):
-        out = folder / f"out-{number}"
-        moment = choose.uniform(0, seconds)
-        outcomes.append(kill_once(source, out, options, moment, undisturbed, engine == "echo"))
-        verdict = outcomes[-1].faults or ["fine"]
-        print(f"{number + 1}/{runs} killed after {moment:.2f} s:", *verdict, flush=True)
+    with contextlib.ExitStack() as stack:
+        bench = Bench(folder, engine, config, flow, stack)
+        for number in range(runs):
+            outcomes.append(bench.kill_once(number, choose))
+            verdict = outcomes[-1].amiss or ["fine"]
+            print(f"{number + 1}/{runs} {outcomes[-1].scenario}:", *verdict, flush=True)
     show(outcomes)
-    failed = sum(bool(outcome.faults) for outcome in outcomes)
-    result = {"engine": engine, "runs": runs, "failed": failed, "rows": len(undisturbed.rows)}
-    emit("kills", {**result, "seed": seed, "each": list(map(asdict, outcomes))}, append)
+    failed = sum(bool(outcome.amiss) for outcome in outcomes)
+    result = {"engine": engine, "flow": flow, "runs": runs, "failed": failed, "seed": seed}
+    emit("kills", {**result, "each": list(map(asdict, outcomes))}, append)
     if not keep:
         shutil.rmtree(folder)
     raise SystemExit(bool(failed))
 
 
-def finish(source: Path, out: Path, options: tuple[str, ...]) -> Snapshot:
-    """Run to the end; what is there then."""
-    with Run(source, out, options, out.with_suffix(".logs")) as run:
-        code = run.wait(HOUR)
-        if code not in FINISHED:
-            raise click.ClickException(f"exit code {code}:\n{run.stderr}")
-    return look(out)
+class Bench:
+    """The documents, what OUT holds before a run of each scenario and after it undisturbed."""
+
+    def __init__(
+        self, folder: Path, engine: str, config: str, flow: bool, stack: contextlib.ExitStack
+    ) -> None:
+        self.folder, self.flow, self.texts = folder, flow, engine == "echo"
+        self.config = ECHO if engine == "echo" else config
+        self.scenarios = SCENARIOS if engine == "echo" else ("new", "changed")
+        self.overrides = dict(ENGINES[engine])
+        self.places = {"disk": str(folder)}
+        if not flow:
+            server = stack.enter_context(serving())
+            self.overrides["storage.endpoint_url"] = server.endpoint_url
+            self.places["s3"] = f"s3://{server.bucket()}"
+        self.options = load_settings(self.config, self.overrides).storage
+        small = {"scale": 1, "lines": 3, "long": 12 if self.texts else 6}
+        self.source = make_documents(folder / "source", **small)
+        self.undisturbed: dict[str, Snapshot] = {}
+        self.writes: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What lies in OUT before: nothing, rows of older documents, rows that failed."""
+        if "changed" in self.scenarios:
+            self._run(self._before("changed"))
+            for path in sorted(self.source.glob("report-*.pdf")):
+                make_pdf(path, 3, seed=99, lines=3)
+            make_pdf(self.source / "long.pdf", 7, seed=98, lines=3)
+        if "retry" in self.scenarios:
+            self._run(self._before("retry"))
+            forget_answers(Storage(self._before("retry"), self.options))
+        for scenario in self.scenarios:
+            out = str(self.folder / f"undisturbed-{scenario}")
+            self._copy(scenario, out)
+            with self._start(out, self.folder / f"{scenario}.logs", plain=True) as run:
+                if run.wait(3600):
+                    raise click.ClickException(run.stderr)
+                lines = run.stdout.splitlines()
+            self.writes[scenario] = len(lines)
+            self.seconds[scenario] = float(lines[-1].split()[0]) - float(lines[0].split()[0])
+            self.undisturbed[scenario] = self._look(out)
+
+    def _before(self, scenario: str) -> str:
+        return str(self.folder / f"before-{scenario}")
+
+    def _copy(self, scenario: str, out: str) -> None:
+        there = Storage(out, self.options)
+        if scenario != "new":
+            before = Storage(self._before(scenario), self.options)
+            for entry in before.list():
+                there.put(entry.path, before.read(entry.path))
+
+    def _run(self, out: str) -> None:
+        run_plainly(str(self.source), out, self.config, self.overrides)
+
+    def _look(self, out: str) -> Snapshot:
+        return look(Storage(out, self.options) if "://" in out else Path(out))
+
+    def _start(self, out: str, logs: Path, plain: bool) -> Run:
+        options = ("-c", self.config, *as_options(self.overrides))
+        command = aloud(str(self.source), out, self.config, self.overrides)
+        if not plain:
+            command = pagemill("run", str(self.source), out, *options)
+        return Run(self.source, Path(out), options, logs, command)
+
+    def kill_once(self, number: int, choose: random.Random) -> Outcome:
+        """Kill a run, run it again to its end, look for what is amiss."""
+        scenario, place = choose.choice(self.scenarios), choose.choice(sorted(self.places))
+        instant = "any moment" if self.flow else choose.choice(INSTANTS)
+        out = f"{self.places[place]}/out-{number}"
+        self._copy(scenario, out)
+        with self._start(out, self.folder / f"{number}.logs", not self.flow) as run:
+            if instant == "a write":
+                run.wait_for_lines(choose.randint(1, self.writes[scenario]))
+                time.sleep(choose.uniform(0, 0.02))
+            else:
+                run.wait_for("recipe=*/recipe.json") if self.flow else run.wait_for_lines(1)
+                time.sleep(choose.uniform(0, self.seconds[scenario]))
+            was_running = run.kill()
+            try:
+                alone, amiss = run.wait_until_alone(20), []
+            except TimeoutError as error:
+                alone, amiss = float("inf"), [str(error)]
+        killed = self._look(out)
+        self._run(out)
+        done = self._look(out)
+        amiss += faults(killed, done, self.undisturbed[scenario], self.texts) + self._check(out)
+        rows, staged = len(killed.rows), len(killed.staged)
+        temporary = len(killed.temporary)
+        return Outcome(
+            *(scenario, place, instant, was_running, rows, staged, temporary),
+            *(round(alone, 2), amiss),
+        )
+
+    def _check(self, out: str) -> list[str]:
+        job = open_job(str(self.source), out, load_settings(self.config, self.overrides))
+        return check_ledger(job.open_ledger()).problems + check_source(job).problems
 
 
-def seconds_of_work(out: Path, done: Snapshot) -> float:
-    """From the start of the work to the last row."""
-    (recipe,) = out.glob("recipe=*/recipe.json")
-    return max(mark(row)[1].timestamp() for row in done.rows.values()) - recipe.stat().st_mtime
+def forget_answers(out: Storage) -> None:
+    """Make every page that was read one on which the model failed, to be tried again."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-
-def kill_once(
-    source: Path,
-    out: Path,
-    options: tuple[str, ...],
-    moment: float,
-    undisturbed: Snapshot,
-    texts: bool,
-) -> Outcome:
-    """Kill a run so long after its work began, then let it finish."""
-    with Run(source, out, options, out.with_suffix(".killed")) as run:
-        run.wait_for("recipe=*/recipe.json")
-        time.sleep(moment)
-        was_running = run.kill()
-        children = len(run.children)
-        try:
-            alone, orphans = run.wait_until_alone(10), []
-        except TimeoutError as error:
-            alone, orphans = float("inf"), [str(error)]
-    killed = look(out)
-    began = time.monotonic()
-    done = finish(source, out, options)
-    again = time.monotonic() - began
-    found = orphans + faults(killed, done, undisturbed, texts)
-    check = pagemill("check", str(out), "--source", str(source), *options)
-    checked = subprocess.run(check, capture_output=True, text=True)
-    found += [f"check: {checked.stdout}{checked.stderr}"] if checked.returncode else []
-    common = done.rows.keys() & undisturbed.rows.keys()
-    other = sum(said(done.rows[key]) != said(undisturbed.rows[key]) for key in common)
-    return Outcome(
-        moment=round(moment, 2),
-        killed=was_running,
-        rows=len(killed.rows),
-        staged=len(killed.staged),
-        temporary=len(killed.temporary),
-        children=children,
-        alone=round(alone, 2),
-        again=round(again, 1),
-        leftover=len(done.staged),
-        other_texts=other,
-        faults=found,
-    )
+    for entry in out.list():
+        if "/pages/" in entry.path:
+            table = pq.read_table(io.BytesIO(out.read(entry.path)))
+            was_read = pc.equal(table["status"], "ok")
+            for name, value in FAILED.items():
+                at, field = table.schema.get_field_index(name), table.schema.field(name)
+                column = pc.if_else(was_read, pa.scalar(value, field.type), table[name])
+                table = table.set_column(at, field, column)
+            sink = io.BytesIO()
+            pq.write_table(table, sink)
+            out.put(entry.path, sink.getvalue())
 
 
 def show(outcomes: list[Outcome]) -> None:
-    """A line for each kill."""
+    """A line for each kind of kill."""
     print()
-    print_table(
-        (
-            *(
-                "after, s",
-                "killed",
-                "rows",
-                "staged",
-                "temporary files",
-                "children",
-                "gone after, s",
-            ),
-            *("run again, s", "staged left", "other texts", "amiss"),
-        ),
-        [(*list(vars(outcome).values())[:-1], len(outcome.faults) or "") for outcome in outcomes],
-    )
+    kinds = Counter((o.scenario, o.place, o.instant) for o in outcomes)
+    lines = []
+    for kind, count in sorted(kinds.items()):
+        mine = [o for o in outcomes if (o.scenario, o.place, o.instant) == kind]
+        lines.append(
+            (
+                *(*kind, count, sum(o.killed for o in mine), sum(bool(o.staged) for o in mine)),
+                *(sum(bool(o.temporary) for o in mine), max(o.alone for o in mine)),
+                sum(bool(o.amiss) for o in mine),
+            )
+        )
+    header = ("scenario", "out", "instant", "runs", "killed", "with staged pages")
+    print_table((*header, "with half a file", "children gone after, s", "amiss"), lines)
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()
