@@ -13,14 +13,15 @@ import platform
 import random
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
@@ -76,24 +77,34 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     """The flow `ingest` without Prefect: the same functions in the same order; the `Balance`."""
     from pagemill.settings import load_settings
     from tasks.job import open_job
-    from tasks.plan import plan_job
     from tasks.process import process_shard
     from tasks.reconcile import Work, reconcile
+    from tasks.shift import shift
     from tasks.worker import Worker
 
     started = datetime.now(UTC)
     job = open_job(source, out, load_settings(config, overrides))
     worker = Worker(job)
-    plan = plan_job(job, worker.ledger)
-    worker.ledger.tidy(worker.deciders)
-    worker.ledger.prepare(job.recipe)
-    with ThreadPoolExecutor(job.settings.work.shards_in_flight) as pool:
-        receipts = list(pool.map(partial(process_shard, worker), plan.shards))
-    work = Work(receipts, reports=[worker.report()])
-    balance = reconcile(job, plan, worker.ledger, work, started)
-    assert balance.balanced, balance.missing
-    worker.ledger.write_run(balance.run_id, balance.as_dict())
+    with shift(job, worker.ledger, print) as plan:
+        worker.ledger.tidy(worker.deciders)
+        worker.ledger.prepare(job.recipe)
+        with ThreadPoolExecutor(job.settings.work.shards_in_flight) as pool:
+            receipts = list(pool.map(partial(process_shard, worker), plan.shards))
+        work = Work(receipts, reports=[worker.report()])
+        balance = reconcile(job, plan, worker.ledger, work, started)
+        assert balance.balanced, balance.missing
+        worker.ledger.write_run(balance.run_id, balance.as_dict())
     return balance
+
+
+@contextmanager
+def quick_leases(renew_seconds: float, dead_seconds: float = 60) -> Iterator[None]:
+    """Let leases be renewed, and taken for dead, sooner than users need it."""
+    from pagemill.lease import Lease
+
+    quick = partial(Lease, renew_seconds=renew_seconds, dead_seconds=dead_seconds)
+    with mock.patch("tasks.shift.Lease", quick):
+        yield
 
 
 def as_options(overrides: dict[str, Any]) -> list[str]:

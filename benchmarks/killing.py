@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from benchmarks.common import make_pdf, pagemill, run_plainly
+from benchmarks.common import make_pdf, pagemill, quick_leases, run_plainly
 from pagemill.errors import ERRORS, ErrorKind
 from pagemill.storage import Storage
 
@@ -33,7 +33,7 @@ Key = tuple[str, int | None]
 Row = dict[str, Any]
 
 _EXPECTED = re.compile(
-    r"\.pagemill-lock|recipe=[^/]+/(recipe\.json|pages/part-\d{6}\.parquet|runs/[^/]+\.json|"
+    r"\.pagemill-lock|recipe=[^/]+/(recipe\.json|leases/[^/]+\.json|pages/part-\d{6}\.parquet|runs/[^/]+\.json|"
     r"staging/[0-9a-f]{64}/\d{6}-\d{6}\.parquet)|(.+/)?\.pagemill-tmp-[^/]+"
 )
 
@@ -176,7 +176,8 @@ def work_aloud(source: str, out: str, config: str, overrides: dict[str, Any]) ->
     """The job without Prefect, with a line on stdout before each write to OUT, and at the end."""
     for name in ("create", "replace", "put", "delete"):
         setattr(Storage, name, _said(name, getattr(Storage, name)))
-    run_plainly(source, out, config, overrides)
+    with quick_leases(0.05):  # so that they are renewed in a run of two seconds
+        run_plainly(source, out, config, overrides)
     _say("done")
 
 
@@ -222,6 +223,8 @@ class Snapshot:
         Keys of rows that are there twice: none, at any instant.
     temporary : set of str
         Files half written by a killed writer; swept when they are an hour old.
+    leases : set of str
+        Who works here now, or was killed when he did.
     strange : list of str
         Files that have no business in OUT.
     """
@@ -230,6 +233,7 @@ class Snapshot:
     staged: dict[Key, Row]
     double: list[Key]
     temporary: set[str]
+    leases: set[str]
     strange: list[str]
 
 
@@ -249,7 +253,8 @@ def look(out: Path | Storage) -> Snapshot:
     }
     temporary = {name for name in files.names if "/.pagemill-tmp-" in f"/{name}"}
     strange = sorted(name for name in files.names if not _EXPECTED.fullmatch(name))
-    return Snapshot(rows, staged, double, temporary, strange)
+    leases = {name for name in files.names if "/leases/" in name and name not in temporary}
+    return Snapshot(rows, staged, double, temporary, leases, strange)
 
 
 class _Files:
@@ -308,6 +313,8 @@ def faults(killed: Snapshot, done: Snapshot, undisturbed: Snapshot, texts: bool)
     again = _staged_again(killed, done)
     if again:
         found.append(f"staged before the kill and read again: {again}")
+    if done.leases:
+        found.append(f"leases left over: {done.leases}")
     if done.staged:
         found.append(f"staged pages left over: {sorted(map(str, done.staged))}")
     origins = {row["copied_from"] for row in done.rows.values()} - {None}

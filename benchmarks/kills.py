@@ -61,6 +61,7 @@ class Outcome:
     rows: int
     staged: int
     temporary: int
+    leases: int
     alone: float
     amiss: list[str]
 
@@ -79,10 +80,10 @@ def main(
     """Kill runs with SIGKILL at random instants; run them again; nothing may be amiss.
 
     The instants lie anywhere in the run, or within 20 ms of a write to OUT that is chosen at
-    random: a part, a staged range, a balance sheet, the removal of what was staged. The runs
-    read new documents, documents that have changed, or pages that failed (the last two replace
-    parts), and write to disk or to S3 (SeaweedFS). Only the main process is killed: its
-    children have to notice.
+    random: a part, a staged range, the renewal of a lease, a balance sheet, the removal of what
+    was staged. The runs read new documents, documents that have changed, or pages that failed
+    (the last two replace parts), and write to disk or to S3 (SeaweedFS). Only the main process
+    is killed: its children have to notice.
 
     After each kill the same job runs to its end; then there must be one row a page, the same as
     of a run that nobody disturbed; rows that were committed or staged before the kill must not
@@ -203,10 +204,10 @@ class Bench:
         done = self._look(out)
         amiss += faults(killed, done, self.undisturbed[scenario], self.texts) + self._check(out)
         rows, staged = len(killed.rows), len(killed.staged)
-        temporary = len(killed.temporary)
+        temporary, leases = len(killed.temporary), len(killed.leases)
         return Outcome(
             *(scenario, place, instant, was_running, rows, staged, temporary),
-            *(round(alone, 2), amiss),
+            *(leases, round(alone, 2), amiss),
         )
 
     def _check(self, out: str) -> list[str]:
@@ -243,12 +244,13 @@ def show(outcomes: list[Outcome]) -> None:
         lines.append(
             (
                 *(*kind, count, sum(o.killed for o in mine), sum(bool(o.staged) for o in mine)),
-                *(sum(bool(o.temporary) for o in mine), max(o.alone for o in mine)),
-                sum(bool(o.amiss) for o in mine),
+                *(sum(bool(o.temporary) for o in mine), sum(bool(o.leases) for o in mine)),
+                *(max(o.alone for o in mine), sum(bool(o.amiss) for o in mine)),
             )
         )
     header = ("scenario", "out", "instant", "runs", "killed", "with staged pages")
-    print_table((*header, "with half a file", "children gone after, s", "amiss"), lines)
+    left = ("with half a file", "with a lease", "children gone after, s", "amiss")
+    print_table((*header, *left), lines)
 
 
 if __name__ == "__main__":
