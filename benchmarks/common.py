@@ -75,6 +75,7 @@ def make_pdfs(folder: Path, count: int, pages: int, seed: int = 0, lines: int = 
 
 def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -> Any:
     """The flow `ingest` without Prefect: the same functions in the same order; the `Balance`."""
+    from pagemill.errors import Unbalanced
     from pagemill.settings import load_settings
     from tasks.job import open_job
     from tasks.process import process_shard
@@ -92,7 +93,8 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
             receipts = list(pool.map(partial(process_shard, worker), plan.shards))
         work = Work(receipts, reports=[worker.report()])
         balance = reconcile(job, plan, worker.ledger, work, started)
-        assert balance.balanced, balance.missing
+        if not balance.balanced:
+            raise Unbalanced(str(balance.missing))
         worker.ledger.write_run(balance.run_id, balance.as_dict())
     return balance
 

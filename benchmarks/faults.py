@@ -19,7 +19,7 @@ import click
 from benchmarks.common import ECHO, emit, machine, print_table, quick_leases, run_plainly
 from benchmarks.killing import Snapshot, faults, look, make_documents
 from pagemill import s3
-from pagemill.errors import StorageError
+from pagemill.errors import StorageError, Unbalanced
 from pagemill.settings import load_settings
 from pagemill.storage import Storage
 from tasks.check import check_ledger, check_source
@@ -146,7 +146,7 @@ class Task:
                 try:
                     done = self.finish(out, proxy.options.endpoint_url)
                     break
-                except StorageError:
+                except (StorageError, Unbalanced):  # a listing was old at the end
                     given_up += 1
                     back()
                     before = self.look(out)
