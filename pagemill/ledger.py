@@ -18,6 +18,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -283,9 +284,15 @@ class Ledger:
     def _catch_up(self) -> None:
         listed = {entry.path: entry for entry in self.parts()}
         known = self.index.parts()
+        # What this process has seen may be missing from a listing that lags behind: ask for it
+        # by name, or a run would take its own last part for lost.
+        unlisted = sorted(known.keys() - listed.keys())
+        with ThreadPoolExecutor(AHEAD) as pool:
+            there = list(pool.map(self.storage.exists, unlisted))
         with self.index.writing():
-            for gone in known.keys() - listed.keys():
-                self.index.forget(gone)
+            for path, is_there in zip(unlisted, there, strict=True):
+                if not is_there:
+                    self.index.forget(path)
         stale = [entry for path, entry in listed.items() if known.get(path) != entry.etag]
         parts = read_columns(self.storage, stale, KEY_COLUMNS)
         left = len(stale)

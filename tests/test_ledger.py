@@ -103,6 +103,20 @@ def test_a_listing_that_lags_behind_does_no_harm(
     assert [u for u, _, _ in all_rows(third)] == ["a", "b"]
 
 
+def test_a_part_that_a_listing_lacks_is_asked_for_by_its_name(
+    opened: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = opened()
+    ledger.commit([document("a")])
+    monkeypatch.setattr(ledger.storage, "list", lambda *_: [])
+    ledger.refresh()
+    known = ledger.get("a")
+    assert known is not None
+    ledger.storage.delete(known.part)
+    ledger.refresh()
+    assert ledger.get("a") is None
+
+
 def test_a_changed_document_replaces_its_rows_in_their_part(opened: Callable[[], Ledger]) -> None:
     ledger = opened()
     ledger.commit([document("a", 3), document("b")])

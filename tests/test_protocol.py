@@ -225,7 +225,7 @@ def ledger_at_the_end(world: World) -> None:
     world.run()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32))
 def test_a_page_never_has_two_rows_and_in_the_end_has_one(seed: int) -> None:
     play(seed)
@@ -233,20 +233,16 @@ def test_a_page_never_has_two_rows_and_in_the_end_has_one(seed: int) -> None:
 
 @pytest.mark.parametrize("condition", ["creates_only_if_absent", "replaces_only_if_same"])
 def test_without_either_condition_the_promise_breaks(condition: str) -> None:
-    broken = 0
-    for seed in range(60):
-        try:
+    with pytest.raises(AssertionError):
+        for seed in range(60):
             play(seed, **{condition: False})
-        except AssertionError:
-            broken += 1
-    assert broken > 0
 
 
 def test_chance_comes_up_with_what_matters() -> None:
     """Kills, lost races, staged pages and parts rewritten in between do occur in these worlds."""
-    worlds = [play(seed).world for seed in range(20)]
+    worlds = [play(seed).world for seed in range(12)]
     steps = [step for world in worlds for step in world.steps]
-    assert sum(world.killed for world in worlds) > 10
+    assert sum(world.killed for world in worlds) > 5
     assert sum(": replace" in step for step in steps) > 20
     assert sum(": create" in step and "/staging/" in step for step in steps) > 20
     created = [tuple(s for s in w.steps if ": create" in s and "/pages/" in s) for w in worlds]
