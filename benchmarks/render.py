@@ -148,8 +148,8 @@ def unboxed(path: Path, settings: Settings) -> int:
         count = drawer.open()
         for page in drawer.draw(list(range(1, count + 1))):
             assert isinstance(page, Drawn), page
-            is_blank(page.image, settings.render.blank_ink)
-            page.image.convert("RGB")
+            is_blank(page.picture.image, settings.render.blank_ink)
+            page.picture.image.convert("RGB")
         return count
 
 

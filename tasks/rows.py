@@ -14,6 +14,7 @@ from pagemill.errors import ErrorKind
 from pagemill.parts import Row
 from pagemill.recipe import Recipe
 from pagemill.schema import Status
+from tasks.layer import why_garbage
 from tasks.read import Answer
 
 
@@ -70,7 +71,8 @@ class RowMaker:
         text = answers.get("text")
         if layer is not None:
             row.update(text=layer, text_source="text_layer")
-        if text is not None and not text.whole and page.layer:
+        readable = page.layer and not why_garbage(page.layer)
+        if text is not None and not text.whole and readable:
             answers = {**answers, "text": replace(text, mean_logprob=None, min_logprob=None)}
             row.update(text=page.layer, text_source="text_layer", status=Status.FALLBACK)
         return {**row, **_confidence(answers)}

@@ -301,6 +301,18 @@ def test_a_layer_that_the_model_contradicts_is_not_used(
     assert len(asked) == 6
 
 
+def test_garbage_is_no_fallback_either(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "readable.pdf").write_bytes(written())
+    (folder / "garbage.pdf").write_bytes(encoded(lambda code: 0xE000 + code))
+    how = echo_settings(tmp_path, model__options={"loop_rate": 1}, render__max_pixels=200_000)
+    run(folder, tmp_path / "out", how)
+    garbage, readable = table(tmp_path / "out")
+    assert (readable["status"], readable["text_source"]) == ("fallback", "text_layer")
+    assert (garbage["status"], garbage["text_source"]) == ("partial", "model")
+
+
 def test_its_use_is_part_of_the_recipe(tmp_path: Path) -> None:
     prefer(tmp_path, render__layer_sample=0)
     run(tmp_path / "in", tmp_path / "out", echo_settings(tmp_path))

@@ -93,6 +93,7 @@ def test_the_server_has_seen_no_document() -> None:
         next(items)
         server = psutil.Process(server_pid())
         assert server.open_files() == []
+        assert server.num_threads() == 1  # or a fork could inherit a lock that nobody releases
 
 
 NOBODY = """
