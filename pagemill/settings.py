@@ -110,6 +110,10 @@ class Render(_Part):
     layer_sample: int = Field(
         1, ge=0, description="with prefer: pages of a document that the model reads as well first"
     )
+    deskew: bool = Field(False, description="turn scans by up to 5 degrees until lines are level")
+    turned: bool = Field(
+        False, description="where the model loops, ask it about the page turned by 90, 180, 270"
+    )
     animation: Literal["first", "all"] = Field(
         "first", description="frames of an animation that are pages"
     )

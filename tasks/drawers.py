@@ -20,6 +20,7 @@ from tasks.images import (
     DrawError,
     allow_truncated,
     count_frames,
+    deskew,
     draw_frame,
     fit_page,
     is_blank,
@@ -42,6 +43,7 @@ class Job(NamedTuple):
     max_dpi: int
     multiple_of: int
     blank_ink: float
+    deskew: bool
     text_layer: str
     animation: str
     passwords: list[str]
@@ -74,6 +76,11 @@ class Picture(NamedTuple):
     layer: str | None = None
     layer_fit: tuple[float, float] | None = None
     damage: str | None = None
+
+    def level(self) -> Picture:
+        """The same with its lines level."""
+        image = deskew(self.image)
+        return self if image is self.image else self._replace(image=image, buffer=None)
 
 
 class Drawn(NamedTuple):
@@ -114,6 +121,8 @@ def attempt(
     started = time.perf_counter()
     try:
         picture = page(number)
+        if job.deskew:
+            picture = picture.level()
     except Exception as error:
         return Undrawn(number, reason(error, otherwise, job), time.perf_counter() - started)
     return Drawn(number, picture, time.perf_counter() - started)

@@ -12,15 +12,18 @@ import math
 from contextlib import suppress
 from importlib import import_module
 from io import BytesIO
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple, Protocol
 
-from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_RATIO = 100
 """Models refuse pages with sides of 200:1; narrower ones are padded with white to this."""
 
 _INK_LEVELS = 32
 _NOISE = 1 / 16
+_SKEW_PIXELS = 600
+_SKEW_NOISE = 0.3
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -151,6 +154,29 @@ def _ink(image: Image.Image) -> float:
     background = counts.index(max(counts))
     ink = sum(counts) - sum(counts[max(0, background - _INK_LEVELS) : background + _INK_LEVELS + 1])
     return ink / sum(counts)
+
+
+def deskew(image: Image.Image) -> Image.Image:
+    """The picture turned by up to 5 degrees so that its lines are level; itself where they are.
+
+    Lines are level where the ink of the rows differs most (the projection profile method,
+    Postl 1986).
+    """
+    grey = ImageOps.invert(image.convert("L"))
+    grey.thumbnail((_SKEW_PIXELS, _SKEW_PIXELS))
+    angle = 0.0
+    for step in (1.0, 0.25):
+        near = [angle + step * n for n in range(-5, 6)]
+        angle = max(near, key=lambda turn: (_unevenness(grey, turn), -abs(turn)))
+    if abs(angle) < _SKEW_NOISE:
+        return image
+    return image.convert("RGB").rotate(angle, Image.Resampling.BICUBIC, fillcolor="white")
+
+
+def _unevenness(grey: Image.Image, angle: float) -> float:
+    turned = grey.rotate(angle, Image.Resampling.BILINEAR)
+    rows = turned.resize((1, grey.height), Image.Resampling.BOX).tobytes()
+    return sum((above - below) ** 2 for above, below in pairwise(rows))
 
 
 def on_white(picture: Image.Image, page: tuple[int, int]) -> Image.Image:

@@ -61,7 +61,8 @@ class Poppler:
             return
         seconds = (time.perf_counter() - started) / len(numbers)
         for number, image in zip(numbers, images, strict=True):
-            yield Drawn(number, Picture(image), seconds)
+            picture = Picture(image)
+            yield Drawn(number, picture.level() if self._job.deskew else picture, seconds)
 
     def _together(self, numbers: list[int]) -> list[Image.Image] | None:
         try:

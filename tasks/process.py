@@ -260,7 +260,8 @@ class _ShardRun:
         key = f"{self.shard.number} {document.item.source.uri} {page.number}"
         self.asked.add(key)
         submit, confidence = self.worker.submit, self.settings.model.confidence
-        asked = read_page(submit, page, outputs, key, confidence)
+        turned = self.settings.render.turned
+        asked = read_page(submit, page, outputs, key, confidence, turned)
 
         def finish() -> None:
             answers = {name: self._wait(answer) for name, answer in asked.items()}

@@ -1,13 +1,15 @@
 """Read a page: ask the engine for every output, climb the retry ladder where it fails.
 
-The ladder: as asked → once more, hotter (a loop under greedy decoding repeats itself) →
-the PDF's own text layer (`Status.FALLBACK`, decided where the row is made). Every step is
-recorded in the row's `attempts`.
+The ladder: as asked → once more, hotter (a loop under greedy decoding repeats itself) → turned
+by 90, 180 and 270 degrees, where `render.turned` says so (a page that lies on its side is what a
+model loops on) → the PDF's own text layer (`Status.FALLBACK`, decided where the row is made).
+Every step is recorded in the row's `attempts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -21,6 +23,8 @@ Submit = Callable[[Request], Future[Completion]]
 
 HOTTER = 0.4
 """Temperature of the second attempt, where the first looped."""
+TURNS = (90, 180, 270)
+"""Degrees clockwise of the attempts after it, where the settings want them."""
 
 
 @dataclass
@@ -35,6 +39,8 @@ class Answer:
         Of the attempt that was kept: stop, length, loop, aborted or error.
     attempts : list of str
         Attempts that were not kept, each as ``t=<temperature>: <how it ended>``.
+    rotation : int
+        Degrees clockwise that the page was turned for what was kept.
     prompt_tokens, completion_tokens, seconds
         Summed over all attempts: failed ones cost as well.
     error : ErrorKind or None
@@ -53,6 +59,7 @@ class Answer:
     message: str | None = None
     mean_logprob: float | None = None
     min_logprob: float | None = None
+    rotation: int = 0
 
     @property
     def whole(self) -> bool:
@@ -61,9 +68,16 @@ class Answer:
 
 
 def read_page(
-    submit: Submit, page: PageImage, outputs: dict[str, Output], key: str, confidence: bool
+    submit: Submit,
+    page: PageImage,
+    outputs: dict[str, Output],
+    key: str,
+    confidence: bool,
+    turned: bool = False,
 ) -> dict[str, Future[Answer]]:
     """Ask for every output of a page at once, and where `confidence` how sure the model is.
+
+    Where `turned`, a page on which the model loops is asked about on its sides and head as well.
 
     The futures raise `EngineError` when the engine itself fails; all that concerns this page
     alone is in the `Answer`.
@@ -72,16 +86,19 @@ def read_page(
         name: Request((page.image,), o.prompt, o.max_new_tokens, o.temperature, key, confidence)
         for name, o in outputs.items()
     }
-    return {name: _Attempts(submit, request).future for name, request in requests.items()}
+    turns = TURNS if turned else ()
+    return {name: _Attempts(submit, request, turns).future for name, request in requests.items()}
 
 
 class _Attempts:
     """The ladder of one output. Each step starts when the one before ends, in its thread."""
 
-    def __init__(self, submit: Submit, request: Request) -> None:
+    def __init__(self, submit: Submit, request: Request, turns: Iterable[int]) -> None:
         self.future: Future[Answer] = Future()
         self._ask = submit
-        self._request = request
+        self._asked = self._request = request
+        self._turn = 0
+        self._steps = deque([(0, HOTTER), *((turn, request.temperature) for turn in turns)])
         self._first: Completion | None = None
         self._spent = Answer(None, "error", [])
         self._submit()
@@ -106,19 +123,30 @@ class _Attempts:
         spent.prompt_tokens += completion.prompt_tokens
         spent.completion_tokens += completion.completion_tokens
         spent.seconds += completion.seconds
-        if completion.finish_reason == "loop" and self._first is None:
-            self._first = completion
-            self._note(completion.finish_reason)
-            self._request = replace(self._request, temperature=HOTTER)
-            self._submit()
-        elif completion.finish_reason == "stop" or self._first is None:
+        if completion.finish_reason == "stop":
+            self._keep(completion, self._turn)
+        elif completion.finish_reason != "loop" and self._first is None:
             self._keep(completion)
-        else:  # neither attempt ended well: the first, as asked, is the one to keep
+        else:
+            self._first = self._first or completion
             self._note(completion.finish_reason)
-            self._keep(self._first)
+            self._climb(self._first)
 
-    def _keep(self, completion: Completion) -> None:
+    def _climb(self, first: Completion) -> None:
+        """The next attempt; where none ended well, the first, as asked, is the one to keep."""
+        if not self._steps:
+            self._keep(first)
+            return
+        self._turn, temperature = self._steps.popleft()
+        images = self._asked.images
+        if self._turn:
+            images = tuple(image.rotate(-self._turn, expand=True) for image in images)
+        self._request = replace(self._asked, images=images, temperature=temperature)
+        self._submit()
+
+    def _keep(self, completion: Completion, turn: int = 0) -> None:
         kept = self._spent
+        kept.rotation = turn
         kept.text, kept.finish_reason = completion.text, completion.finish_reason
         kept.mean_logprob, kept.min_logprob = completion.mean_logprob, completion.min_logprob
         self.future.set_result(kept)
@@ -132,4 +160,5 @@ class _Attempts:
         self.future.set_result(self._spent)
 
     def _note(self, outcome: str) -> None:
-        self._spent.attempts.append(f"t={self._request.temperature:g}: {outcome}")
+        turned = f" turned {self._turn}" if self._turn else ""
+        self._spent.attempts.append(f"t={self._request.temperature:g}{turned}: {outcome}")

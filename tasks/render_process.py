@@ -220,6 +220,7 @@ def job(drawer: str, settings: Settings, passwords: Sequence[str] = ()) -> dict[
         "max_dpi": render.max_dpi,
         "multiple_of": render.multiple_of,
         "blank_ink": render.blank_ink,
+        "deskew": render.deskew,
         "text_layer": render.text_layer,
         "animation": render.animation,
         "passwords": list(passwords),

@@ -57,7 +57,7 @@ class RowMaker:
             {name: answer.text for name, answer in answers.items()},
             width=page.image.width,
             height=page.image.height,
-            rotation=0,
+            rotation=next((a.rotation for a in answers.values() if a.rotation), 0),
             render_seconds=page.seconds,
             prompt_tokens=sum(a.prompt_tokens for a in answers.values()),
             completion_tokens=sum(a.completion_tokens for a in answers.values()),

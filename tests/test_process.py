@@ -269,6 +269,28 @@ def test_a_loop_is_tried_hotter_and_then_falls_back_to_the_text_layer(
     assert all(r["attempts"]["text"] == ["t=0: loop", "t=0.4: loop"] for r in fallen)
 
 
+def test_a_page_on_which_the_model_loops_is_turned_where_the_config_says_so(
+    tmp_path: Path, out: Path, asked: list[Request]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_pdf(folder / "many.pdf", 24)
+    how = {"model__options": {"loop_rate": 0.7}, "render__turned": True}
+    run(folder, out, echo_settings(tmp_path, **how, outputs={"text": {"prompt": "Read."}}))
+    rows = table(out)
+    tried = ["t=0: loop", "t=0.4: loop", "t=0 turned 90: loop", "t=0 turned 180: loop"]
+    turned = {r["rotation"]: r for r in rows if r["rotation"]}
+    assert set(turned) == {90, 180, 270}
+    for place, rotation in enumerate((90, 180, 270)):
+        assert turned[rotation]["attempts"]["text"] == tried[: 2 + place]
+        assert turned[rotation]["text_source"] == "model" and turned[rotation]["status"] == "ok"
+    assert {(r["status"], r["rotation"]) for r in rows if r["status"] != "ok"} == {("fallback", 0)}
+    wide = [image for request in asked for image in request.images if image.width > image.height]
+    assert wide and len(asked) == sum(
+        1 + len(r["attempts"]["text"]) - (r["status"] != "ok") for r in rows
+    )
+
+
 def test_an_answer_that_is_cut_off_makes_the_page_partial(
     tmp_path: Path, source: Path, out: Path
 ) -> None:

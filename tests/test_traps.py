@@ -452,6 +452,39 @@ def test_a_picture_that_was_cut_off_says_so_in_its_row(tmp_path: Path) -> None:
     assert row["status"] == "partial" and "as far as it goes" in row["error_message"]
 
 
+def written_scan(angle: float) -> Image.Image:
+    """A page of lines of text, turned clockwise by that."""
+    page = Image.new("L", (900, 1200), "white")
+    draw = ImageDraw.Draw(page)
+    for line in range(30):
+        draw.text((80, 80 + 34 * line), "the water turns a wheel of oak " * 4, fill=0, font_size=20)
+    return page.rotate(-angle, Image.Resampling.BICUBIC, fillcolor="white")
+
+
+def level_of(image: Image.Image) -> int:
+    """White rows between the lines: many where lines are level."""
+    rows = image.convert("L").resize((1, image.height), Image.Resampling.BOX).tobytes()
+    return sum(row > 250 for row in rows)
+
+
+@pytest.mark.parametrize("angle", [-4.0, -1.3, 2.5])
+def test_a_skewed_scan_is_levelled_where_the_config_says_so(angle: float) -> None:
+    data = image_file(written_scan(angle), "PNG")
+    straight = level_of(one_page(image_file(written_scan(0), "PNG")).image)
+    as_it_is, levelled = (
+        level_of(one_page(data, settings(render={"deskew": on})).image) for on in (False, True)
+    )
+    assert as_it_is < 0.7 * straight and levelled > 0.9 * straight
+
+
+@pytest.mark.parametrize("how", BOTH)
+def test_what_is_level_stays_as_it_is(how: Any) -> None:
+    data = pdf("level", "lines")
+    on = how.model_copy(update={"render": how.render.model_copy(update={"deskew": True})})
+    for plain, same in zip(drawn(data, how)[1:], drawn(data, on)[1:], strict=True):
+        assert plain.image.tobytes() == same.image.tobytes()
+
+
 # --- nothing is executed, fetched or followed ----------------------------------------------------
 
 
