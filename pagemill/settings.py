@@ -112,7 +112,7 @@ class Render(_Part):
     )
     deskew: bool = Field(False, description="turn scans by up to 5 degrees until lines are level")
     turned: bool = Field(
-        False, description="where the model loops, ask it about the page turned by 90, 180, 270"
+        False, description="where the model loops or is unsure, show it the page turned as well"
     )
     animation: Literal["first", "all"] = Field(
         "first", description="frames of an animation that are pages"

@@ -1,15 +1,15 @@
 """Read a page: ask the engine for every output, climb the retry ladder where it fails.
 
-The ladder: as asked → once more, hotter (a loop under greedy decoding repeats itself) → turned
-by 90, 180 and 270 degrees, where `render.turned` says so (a page that lies on its side is what a
-model loops on) → the PDF's own text layer (`Status.FALLBACK`, decided where the row is made).
-Every step is recorded in the row's `attempts`.
+The ladder: as asked → once more, hotter, where it looped (greedy decoding repeats itself) → turned
+by 90, 180 and 270 degrees, where `render.turned` says so and the model looped or was unsure → the
+PDF's own text layer (`Status.FALLBACK`, decided where the row is made). Every step is recorded in
+the row's `attempts`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -25,6 +25,9 @@ HOTTER = 0.4
 """Temperature of the second attempt, where the first looped."""
 TURNS = (90, 180, 270)
 """Degrees clockwise of the attempts after it, where the settings want them."""
+UNSURE = -0.25
+"""Mean log-probability below which a page may lie on its side: the default model reads one page of
+print upright with -0.04, on its head with -0.38, on its side with -1.37."""
 
 
 @dataclass
@@ -77,7 +80,8 @@ def read_page(
 ) -> dict[str, Future[Answer]]:
     """Ask for every output of a page at once, and where `confidence` how sure the model is.
 
-    Where `turned`, a page on which the model loops is asked about on its sides and head as well.
+    Where `turned`, a page on which the model loops or is unsure is asked about on its sides and on
+    its head as well, and the surest answer is kept.
 
     The futures raise `EngineError` when the engine itself fails; all that concerns this page
     alone is in the `Answer`.
@@ -93,13 +97,13 @@ def read_page(
 class _Attempts:
     """The ladder of one output. Each step starts when the one before ends, in its thread."""
 
-    def __init__(self, submit: Submit, request: Request, turns: Iterable[int]) -> None:
+    def __init__(self, submit: Submit, request: Request, turns: tuple[int, ...]) -> None:
         self.future: Future[Answer] = Future()
         self._ask = submit
         self._asked = self._request = request
-        self._turn = 0
-        self._steps = deque([(0, HOTTER), *((turn, request.temperature) for turn in turns)])
-        self._first: Completion | None = None
+        self._turns, self._turn = turns, 0
+        self._steps: deque[tuple[int, float]] | None = None
+        self._tried: list[tuple[Completion, int, str]] = []
         self._spent = Answer(None, "error", [])
         self._submit()
 
@@ -123,19 +127,28 @@ class _Attempts:
         spent.prompt_tokens += completion.prompt_tokens
         spent.completion_tokens += completion.completion_tokens
         spent.seconds += completion.seconds
-        if completion.finish_reason == "stop":
+        outcome = self._why_not(completion)
+        if outcome is None:
             self._keep(completion, self._turn)
-        elif completion.finish_reason != "loop" and self._first is None:
-            self._keep(completion)
         else:
-            self._first = self._first or completion
-            self._note(completion.finish_reason)
-            self._climb(self._first)
+            self._tried.append((completion, self._turn, self._note(outcome)))
+            self._climb(looped=completion.finish_reason == "loop")
 
-    def _climb(self, first: Completion) -> None:
-        """The next attempt; where none ended well, the first, as asked, is the one to keep."""
+    def _why_not(self, completion: Completion) -> str | None:
+        """Why another attempt should be made, if it should."""
+        sure = completion.mean_logprob
+        if completion.finish_reason == "stop":
+            unsure = self._turns and sure is not None and sure < UNSURE
+            return f"unsure ({sure:.2f})" if unsure else None
+        cut_off = completion.finish_reason != "loop" and not self._tried
+        return None if cut_off else completion.finish_reason
+
+    def _climb(self, looped: bool) -> None:
+        if self._steps is None:
+            turned = [(turn, self._asked.temperature) for turn in self._turns]
+            self._steps = deque([(0, HOTTER), *turned] if looped else turned)
         if not self._steps:
-            self._keep(first)
+            self._settle()
             return
         self._turn, temperature = self._steps.popleft()
         images = self._asked.images
@@ -144,21 +157,30 @@ class _Attempts:
         self._request = replace(self._asked, images=images, temperature=temperature)
         self._submit()
 
-    def _keep(self, completion: Completion, turn: int = 0) -> None:
+    def _settle(self) -> None:
+        """Keep the surest attempt that ended well; where none did, the first, as asked."""
+        whole = [tried for tried in self._tried if tried[0].finish_reason == "stop"]
+        kept = max(whole, key=lambda tried: tried[0].mean_logprob or 0.0, default=self._tried[0])
+        if whole:
+            self._tried.remove(kept)
+        self._keep(kept[0], kept[1])
+
+    def _keep(self, completion: Completion, turn: int) -> None:
         kept = self._spent
-        kept.rotation = turn
         kept.text, kept.finish_reason = completion.text, completion.finish_reason
         kept.mean_logprob, kept.min_logprob = completion.mean_logprob, completion.min_logprob
+        kept.rotation = turn
+        kept.attempts = [note for _, _, note in self._tried] + kept.attempts
         self.future.set_result(kept)
 
     def _give_up(self, error: RequestError) -> None:
-        if self._first is not None:
-            self._note(f"error {error}")
-            self._keep(self._first)
+        if self._tried:
+            self._spent.attempts.append(self._note(f"error {error}"))
+            self._settle()
             return
         self._spent.error, self._spent.message = error.kind, str(error)
         self.future.set_result(self._spent)
 
-    def _note(self, outcome: str) -> None:
+    def _note(self, outcome: str) -> str:
         turned = f" turned {self._turn}" if self._turn else ""
-        self._spent.attempts.append(f"t={self._request.temperature:g}{turned}: {outcome}")
+        return f"t={self._request.temperature:g}{turned}: {outcome}"
