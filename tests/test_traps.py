@@ -102,8 +102,9 @@ def test_every_kind_of_error_has_a_row_that_says_why(tmp_path: Path) -> None:
     for file, data in HOSTILE.values():
         (folder / file).write_bytes(data)
     (folder / "gone.pdf").symlink_to(tmp_path / "nowhere")
-    make_pdf(folder / "good.pdf")
+    make_pdf(folder / "good.pdf", 3)
     how = {
+        "select__pages": "1-2",
         "limits__seconds_per_page": 2,
         "limits__memory_mb": 256,
         "limits__max_image_pixels": 400_000_000,
@@ -116,7 +117,12 @@ def test_every_kind_of_error_has_a_row_that_says_why(tmp_path: Path) -> None:
     kinds = {(name(row), row["error_kind"]) for row in rows if row["error_kind"]}
     expected = {(file, kind.value) for kind, (file, _) in HOSTILE.items()}
     assert expected <= kinds
-    assert {("gone.pdf", "unreadable"), ("good.pdf", "model_failed")} <= kinds
+    others = {
+        ("gone.pdf", "unreadable"),
+        ("good.pdf", "model_failed"),
+        ("good.pdf", "not_selected"),
+    }
+    assert others <= kinds
     assert all(row["error_message"] for row in rows if row["error_kind"])
 
 
