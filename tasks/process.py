@@ -36,9 +36,10 @@ FETCH_AHEAD = 4
 
 DOCUMENT_SUFFIXES = (
     *(".pdf", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".jp2", ".j2k"),
-    *(".avif", ".heic", ".pbm", ".pgm", ".ppm"),
+    *(".avif", ".heic", ".heif", ".jfif", ".pbm", ".pgm", ".ppm", ".pnm"),
 )
 """Names that promise a document. What else is not one was not meant to be: `skipped`."""
+FOREIGN = (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED)
 
 log = logging.getLogger("pagemill.process")
 T = TypeVar("T")
@@ -161,15 +162,19 @@ class _ShardRun:
             return False
         uri = self.worker.ledger.same_bytes(sha256, self.worker.deciders)
         rows = self.worker.ledger.rows(uri) if uri else []
+        passwords = self.worker.passwords.of(item.source.uri)
+        if passwords and any(r.get("error_kind") == ErrorKind.ENCRYPTED for r in rows):
+            rows = []  # under that name there was none, or another
         # Looked at once more: another run may have replaced them in between.
         if rows and all(row["document_sha256"] == sha256 for row in rows):
             self._complete_copy(item, maker, rows)
             return True
-        twin = self.worker.claim(sha256)
+        claim = "\0".join((sha256, *passwords))
+        twin = self.worker.claim(claim)
         if twin is not None:
             self.waiting.append((item, maker, twin))
             return True
-        self.claims[item.source.uri] = sha256
+        self.claims[item.source.uri] = claim
         return False
 
     def _read(self, item: Item, maker: RowMaker, fetched: Fetched) -> None:
@@ -222,15 +227,18 @@ class _ShardRun:
         if item.pages is not None:
             self._keep(item, maker, failure)
             return
-        suffix = PurePosixPath(item.source.uri).suffix.lower()
-        status = Status.FAILED
-        if failure.kind in (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED):
-            policy = self.settings.select.foreign
-            named = policy == "by_name" and suffix not in DOCUMENT_SUFFIXES
-            status = Status.SKIPPED if named or policy == "skipped" else Status.FAILED
-        row = maker.failed_document(failure, status)
+        row = maker.failed_document(failure, self._failed_as(failure.kind, item.source.uri))
         self._count(row)
         self._complete(DocumentRows(item.source.uri, [row], item.seen))
+
+    def _failed_as(self, kind: str, uri: str) -> Status:
+        """Failed, or skipped where what is no document is not called one either."""
+        if kind not in FOREIGN:
+            return Status.FAILED
+        policy = self.settings.select.foreign
+        suffix = PurePosixPath(uri).suffix.lower()
+        unnamed = policy == "by_name" and suffix not in DOCUMENT_SUFFIXES
+        return Status.SKIPPED if unnamed or policy == "skipped" else Status.FAILED
 
     def _keep(self, item: Item, maker: RowMaker, failure: Failure) -> None:
         """A document that cannot be read this time does not lose the rows that it has."""
@@ -323,6 +331,8 @@ class _ShardRun:
     def _complete_copy(self, item: Item, maker: RowMaker, rows: list[Row]) -> None:
         copies = maker.copies(rows)
         for row in copies:
+            if row.get("error_kind") in FOREIGN:
+                row["status"] = self._failed_as(row["error_kind"], item.source.uri)
             self._count(row)
         self._complete(DocumentRows(item.source.uri, copies, item.seen), copied=True)
 

@@ -167,3 +167,18 @@ def test_no_password_is_in_the_job_the_rows_or_any_file(tmp_path: Path) -> None:
 def test_passwords_are_no_part_of_the_recipe(tmp_path: Path) -> None:
     one, two = (echo_settings(tmp_path, **more) for more in ({}, {"passwords": ANY}))
     assert open_job("in", "out", one).recipe == open_job("in", "out", two).recipe
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_copy_with_a_password_is_read_beside_one_without(tmp_path: Path, runs: int) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "known").mkdir(parents=True)
+    how = echo_settings(tmp_path, passwords={"*/known/*": "env:MILL_PASSWORD"})
+    data = locked()
+    (folder / "a.pdf").write_bytes(data)
+    if runs == 2:
+        run(folder, out, how)
+    (folder / "known" / "a.pdf").write_bytes(data)
+    run(folder, out, how)
+    found = {(row["source_uri"].split("/in/")[1], row["status"]) for row in table(out)}
+    assert found == {("a.pdf", "failed"), ("known/a.pdf", "ok")}

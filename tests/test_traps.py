@@ -218,6 +218,18 @@ def test_the_config_says_what_becomes_of_what_is_no_document(
     assert all("plain text" in row["error_message"] for row in table(out))
 
 
+def test_equal_bytes_that_are_no_document_are_judged_by_each_name(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for file in ("lie.pdf", "notes.txt"):
+        (folder / file).write_text("just text")
+    run(folder, out, echo_settings(tmp_path))
+    assert {name(row): row["status"] for row in table(out)} == {
+        "lie.pdf": "failed",
+        "notes.txt": "skipped",
+    }
+
+
 def test_a_wrong_extension_is_no_error(tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
