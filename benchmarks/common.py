@@ -88,7 +88,8 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     worker = Worker(job)
     with shift(job, worker.ledger, print) as plan:
         worker.ledger.tidy(worker.deciders)
-        worker.ledger.prepare(job.recipe)
+        if plan.shards:
+            worker.ledger.prepare(job.recipe)
         with ThreadPoolExecutor(job.settings.work.shards_in_flight) as pool:
             receipts = list(pool.map(partial(process_shard, worker), plan.shards))
         work = Work(receipts, reports=[worker.report()])

@@ -23,8 +23,9 @@ def plan(
 ) -> int:
     """Show what `run` would do, and why not the rest. Nothing is written.
 
-    Pages are counted by opening up to 200 of the new documents; beyond that they are
-    estimated. The time is estimated from the last run of the same recipe.
+    Pages are counted by opening up to 200 of the documents; beyond that they are estimated.
+    Time and GPU hours are estimated from the last run of the same recipe; the price too, where
+    work.gpu_hour_price is set. See `pagemill run --help` for what can be selected.
     """
     from flows.terminal import print_facts, print_table
     from tasks.estimate import estimate
@@ -51,7 +52,7 @@ def plan(
     rows = [(i.source.uri, i.reason, _which(i.pages)) for i in islice(planned.items, 20)]
     if rows:
         print_table(("document", "why", "pages"), rows)
-    more = sum(1 for _ in planned.items) - len(rows)
+    more = planned.todo - len(rows)
     if more > 0:
         click.echo(f"… and {more} more documents")
     return 0

@@ -229,7 +229,9 @@ class Work(_Part):
     shard_mb: int = Field(256, ge=1, description="bytes of a shard's documents, about")
     part_pages: int = Field(512, ge=1, description="rows of a part before it is committed")
     shards_in_flight: int = Field(2, ge=1, description="of each worker: its engine never drains")
-    gpu_hour_price: float | None = Field(None, ge=0, description="for estimates of what it costs")
+    gpu_hour_price: float | None = Field(
+        None, ge=0, description="in your money; plans and balance sheets then say what it comes to"
+    )
     runner: Runner = Field(Runner.THREAD, description="where the workers are")
     workers: int | None = Field(
         None, ge=1, description="of process and ray; by default one for each GPU, else one"

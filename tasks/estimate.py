@@ -11,6 +11,7 @@ from pagemill.ledger import Ledger
 from pagemill.settings import Settings
 from tasks.fetch import fetch
 from tasks.plan import Item, Plan
+from tasks.reconcile import price
 from tasks.render import Opened, render
 
 PROBED = 200
@@ -18,14 +19,14 @@ PROBED = 200
 
 
 def estimate(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
-    """Pages, time and cost of a plan.
+    """Pages, time and price of a plan.
 
     Returns
     -------
     dict
         ``pages``, ``pages_are`` (counted, or estimated from how many documents), and at the rate
         of the last run that read pages with this recipe, None where there was none: ``seconds``
-        from beginning to end, ``gpu_hours`` that the model is at work, and ``cost``: of GPUs
+        from beginning to end, ``gpu_hours`` that the model is at work, and ``price``: of GPUs
         that are paid from beginning to end, at `work.gpu_hour_price`.
     """
     probed = [_pages(item, settings) for item in islice(plan.items, PROBED)]
@@ -34,8 +35,8 @@ def estimate(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
     rate = last["cost"]["pages_per_second"] if last else None
     seconds = pages / rate if rate else None
     busy = pages * last["cost"]["gpu_seconds"] / _read(last) if last else None
-    price = settings.work.gpu_hour_price
-    gpus = max(1, len(last.get("workers", ()))) * settings.work.gpus_per_worker if last else 1
+    workers = len(last.get("workers", ())) if last else 1
+    paid = None if seconds is None else price(seconds, workers, settings)
     exact = plan.todo <= len(probed)
     return {
         "pages": pages,
@@ -44,9 +45,7 @@ def estimate(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
         else f"estimated from {len(probed)} of {plan.todo} documents",
         "seconds": None if seconds is None else round(seconds),
         "gpu_hours": None if busy is None else round(busy / 3600, 3),
-        "cost": None
-        if seconds is None or price is None
-        else round(seconds / 3600 * gpus * price, 2),
+        "price": None if paid is None else round(paid, 2),
     }
 
 

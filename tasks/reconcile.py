@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pagemill.committed import count_errors
 from pagemill.ledger import Ledger
 from pagemill.schema import Status
+from pagemill.settings import Settings
 from tasks.job import Job
 from tasks.plan import Plan
 from tasks.process import Receipt
@@ -50,7 +51,8 @@ class Balance:
         ``expected`` by the documents' page counts, ``rows`` in the table, rows of this run by
         status in ``read`` and of all selected documents in ``by_status``.
     cost : dict
-        Of this run: tokens, seconds, pages/s, share of time that the engine was idle.
+        Of this run: tokens, seconds, pages/s, share of time that the engine was idle; and,
+        where `work.gpu_hour_price` is set, its price.
     failed_shards : list of str
         Why shards did not finish; their documents are for the next run.
     missing : list of str
@@ -139,7 +141,7 @@ def reconcile(job: Job, plan: Plan, ledger: Ledger, work: Work, started: datetim
             "outcomes": found.outcomes,
         },
         pages={**found.pages, "read": dict(read)},
-        cost=_cost(work, sum(read.values()), seconds),
+        cost=_cost(work, sum(read.values()), seconds, job.settings),
         failed_shards=[str(failure) for failure in work.failures],
         missing=found.missing,
         errors=found.errors,
@@ -152,9 +154,15 @@ def audit(plan: Plan) -> Audit:
     index = plan.ledger.index
     with index.lock:
         sums = ", ".join(f'coalesce(sum(d."{status}"), 0)' for status in Status)
-        expected, rows, *statuses = index.db.execute(
-            f"""SELECT coalesce(sum(coalesce(nullif(d.page_count, 0), 1)), 0),
-            coalesce(sum(d.rows), 0), {sums} FROM selected s JOIN documents d ON d.uri = s.uri"""
+        rows, *statuses = index.db.execute(
+            f"""SELECT coalesce(sum(d.rows), 0), {sums}
+            FROM selected s JOIN documents d ON d.uri = s.uri"""
+        ).fetchone()
+        # Not by a sum over the same join: a document in two parts is expected once.
+        (expected,) = index.db.execute(
+            """SELECT coalesce(sum(pages), 0) FROM
+            (SELECT max(coalesce(nullif(d.page_count, 0), 1)) AS pages
+            FROM selected s JOIN documents d ON d.uri = s.uri GROUP BY s.uri)"""
         ).fetchone()
         outcomes = index.db.execute(
             """SELECT CASE WHEN d.rows IS NULL THEN 'missing' WHEN d.failed = d.rows THEN 'failed'
@@ -190,8 +198,15 @@ def missing(plan: Plan) -> Iterator[str]:
                 yield f"{uri}: {fault}"
 
 
-def _cost(work: Work, pages: int, seconds: float) -> dict[str, Any]:
+def price(seconds: float, workers: int, settings: Settings) -> float | None:
+    """What GPUs cost that are paid from beginning to end; None where no price is set."""
+    rate, gpus = settings.work.gpu_hour_price, max(workers, 1) * settings.work.gpus_per_worker
+    return None if rate is None else seconds / 3600 * gpus * rate
+
+
+def _cost(work: Work, pages: int, seconds: float, settings: Settings) -> dict[str, Any]:
     receipts = work.receipts
+    paid = price(seconds, len(work.reports), settings)
     idle = [report.idle for report in work.reports if report.idle is not None]
     return {
         "prompt_tokens": sum(r.prompt_tokens for r in receipts),
@@ -200,4 +215,6 @@ def _cost(work: Work, pages: int, seconds: float) -> dict[str, Any]:
         "render_seconds": round(sum(r.render_seconds for r in receipts), 3),
         "pages_per_second": round(pages / seconds, 3) if seconds else None,
         "engine_idle_share": round(sum(idle) / len(idle), 4) if idle else None,
+        "price": None if paid is None else round(paid, 4),
+        "price_per_1000_pages": round(1000 * paid / pages, 4) if paid and pages else None,
     }

@@ -47,6 +47,8 @@ def sheet_rows(balance: Balance) -> list[tuple[str, Any]]:
         ("pages per second", cost["pages_per_second"]),
         ("engine idle", _percent(cost["engine_idle_share"])),
         ("seconds", balance.seconds),
+        *_some("price", cost["price"]),
+        *_some("price of 1,000 pages", cost["price_per_1000_pages"]),
     ]
     return rows
 
@@ -61,7 +63,7 @@ def markdown(balance: Balance, sheet: str) -> str:
     return "\n".join(lines)
 
 
-def _some(what: str, number: int) -> list[tuple[str, Any]]:
+def _some(what: str, number: float | None) -> list[tuple[str, Any]]:
     return [(what, number)] if number else []
 
 

@@ -313,6 +313,6 @@ def test_a_plan_says_what_it_costs(tmp_path: Path, source: Path, out: Path) -> N
     facts = estimate(plan, priced, worker.ledger)
     assert (facts["pages"], facts["pages_are"]) == (15, "counted")
     rate = balance.cost["pages_per_second"]
-    assert facts["cost"] == pytest.approx(15 / rate, abs=0.01)
+    assert facts["price"] == pytest.approx(15 / rate, abs=0.01)
     assert facts["seconds"] == round(15 / rate)
     assert facts["gpu_hours"] is not None
