@@ -6,11 +6,15 @@ import json
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import click
 
 from flows.command import ledgers, options, settings
 from pagemill.printable import printable
+
+if TYPE_CHECKING:
+    from pagemill.settings import Settings
 
 
 @click.command()
@@ -27,35 +31,7 @@ def plan(
     Time and GPU hours are estimated from the last run of the same recipe; the price too, where
     work.gpu_hour_price is set. See `pagemill run --help` for what can be selected.
     """
-    from flows.terminal import print_facts, print_table
-    from tasks.estimate import estimate
-    from tasks.job import open_job
-    from tasks.plan import plan_job
-
-    job = open_job(source, out, settings(config, overrides))
-    ledger = job.open_ledger()
-    planned = plan_job(job, ledger)
-    facts = {"recipe": job.recipe.name, **planned.summary()}
-    if count and planned.shards:
-        facts |= estimate(planned, job.settings, ledger)
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return 0
-    if count and planned.shards:
-        seconds = facts.pop("seconds")
-        unknown = "unknown: no run of this recipe yet"
-        facts |= {"pages": f"{facts['pages']}, {facts.pop('pages_are')}"}
-        facts |= {"time": unknown if seconds is None else f"about {timedelta(seconds=seconds)}"}
-    print_facts(facts)
-    if not planned.shards:
-        click.echo("nothing new: nothing to do")
-    rows = [(i.source.uri, i.reason, _which(i.pages)) for i in islice(planned.items, 20)]
-    if rows:
-        print_table(("document", "why", "pages"), rows)
-    more = planned.todo - len(rows)
-    if more > 0:
-        click.echo(f"… and {more} more documents")
-    return 0
+    return show_plan(source, out, settings(config, overrides), count, as_json)
 
 
 @click.command()
@@ -128,6 +104,39 @@ def show(out: str, limit: int, config: str, overrides: tuple[str, ...], as_json:
         if rows:
             print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
         click.echo(f"Parquet: {ledger.storage.url}/{ledger.folder}/pages/*.parquet")
+    return 0
+
+
+def show_plan(source: str | None, out: str, chosen: Settings, count: bool, as_json: bool) -> int:
+    """Print what a run with these settings would do."""
+    from flows.terminal import print_facts, print_table
+    from tasks.estimate import estimate
+    from tasks.job import open_job
+    from tasks.plan import plan_job
+
+    job = open_job(source, out, chosen)
+    ledger = job.open_ledger()
+    planned = plan_job(job, ledger)
+    facts = {"recipe": job.recipe.name, **planned.summary()}
+    if count and planned.shards:
+        facts |= estimate(planned, job.settings, ledger)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return 0
+    if count and planned.shards:
+        seconds = facts.pop("seconds")
+        unknown = "unknown: no run of this recipe yet"
+        facts |= {"pages": f"{facts['pages']}, {facts.pop('pages_are')}"}
+        facts |= {"time": unknown if seconds is None else f"about {timedelta(seconds=seconds)}"}
+    print_facts(facts)
+    if not planned.shards:
+        click.echo("nothing new: nothing to do")
+    rows = [(i.source.uri, i.reason, _which(i.pages)) for i in islice(planned.items, 20)]
+    if rows:
+        print_table(("document", "why", "pages"), rows)
+    more = planned.todo - len(rows)
+    if more > 0:
+        click.echo(f"… and {more} more documents")
     return 0
 
 

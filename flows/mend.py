@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from flows.command import options, run_flow, settings
+from flows.look import show_plan
 from pagemill.errors import ErrorKind, UsageError
 
 _STATUSES = ("ok", "blank", "fallback", "partial", "failed", "skipped")
@@ -34,6 +35,7 @@ _STATUSES = ("ok", "blank", "fallback", "partial", "failed", "skipped")
     help="Pages with an output whose tokens had a lower mean probability, such as 0.8.",
 )
 @click.option("--before", metavar="TIME", help="Pages read before this time (UTC, 2026-01-31).")
+@click.option("--dry-run", is_flag=True, help="Show what would be read, and its price.")
 @options
 def retry(
     out: str,
@@ -42,6 +44,7 @@ def retry(
     error_kind: tuple[str, ...],
     confidence_below: float | None,
     before: str | None,
+    dry_run: bool,
     config: str,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -59,7 +62,7 @@ def retry(
     whole; one that cannot be read any more keeps its rows. With SOURCE, only what it lists. The
     config must be the one of the recipe: `pagemill status OUT` names it.
     """
-    from pagemill.settings import parse_overrides
+    from pagemill.settings import load_settings, parse_overrides
 
     asked: dict[str, Any] = {
         "status": list(status),
@@ -71,6 +74,8 @@ def retry(
     if not redo:
         raise UsageError("say which pages: --status, --error-kind, --confidence-below or --before")
     changes = {**parse_overrides(overrides), **redo, "select.new": False}
+    if dry_run:
+        return show_plan(source, out, load_settings(config, changes), True, as_json)
     return run_flow(source, out, config, changes, as_json)
 
 

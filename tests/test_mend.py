@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from helpers import echo_settings, make_pdf, run, table, write_config
+from helpers import echo_settings, make_pdf, name, run, table, write_config
 from test_ledger import T0, document, row
 
 import pagemill
@@ -46,8 +49,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Sto
 def ledger(place: Callable[[str], Storage]) -> Ledger:
     ledger = Ledger(place("out"), RECIPE.name, ("text",))
     ledger.prepare(RECIPE)
-    for name in "abc":
-        ledger.commit([document(f"s3://in/{name}1", 2), document(f"s3://in/{name}2")])
+    for letter in "abc":
+        ledger.commit([document(f"s3://in/{letter}1", 2), document(f"s3://in/{letter}2")])
     return ledger
 
 
@@ -198,9 +201,9 @@ def test_a_merge_that_was_killed_goes_on(
 def test_a_place_that_would_do_harm_is_refused(
     ledger: Ledger, place: Callable[[str], Storage]
 ) -> None:
-    for name in ("out/merged", "out", ""):
+    for where in ("out/merged", "out", ""):
         with pytest.raises(UsageError, match="lie in one another"):
-            next(merge(ledger.storage, place(name), 2))
+            next(merge(ledger.storage, place(where), 2))
     other = Ledger(place("other"), RECIPE.name, ("text",))
     other.commit([document("x")])
     with pytest.raises(UsageError, match="no copy"):
@@ -230,8 +233,8 @@ def test_the_rows_are_a_typed_dataset_for_polars_and_duckdb(ledger: Ledger) -> N
 
 def test_older_and_newer_parts_read_typed_together(ledger: Ledger) -> None:
     older = row_schema(["text"])
-    for name in ("engine_load_seconds", "mean_logprob"):
-        older = older.remove(older.get_field_index(name))
+    for column in ("engine_load_seconds", "mean_logprob"):
+        older = older.remove(older.get_field_index(column))
     path = ledger.parts()[0].path
     rows = pa.Table.from_pylist([row("s3://in/a1", 1, 1)], older)
     ledger.storage.put(path, encode(rows))
@@ -308,6 +311,31 @@ def test_merge_and_its_mistakes_on_the_command_line(tmp_path: Path, local: Path)
     wrong = command(main, ["merge", str(local), str(local / "new")])
     assert wrong.exit_code == 2
     assert "lie in one another" in wrong.output
+
+
+def test_retry_reads_what_it_is_told_to_and_says_so_before(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    make_pdf(source / "good.pdf", 2)
+    (source / "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing of the kind")
+    run(source, out, echo_settings(tmp_path))
+    make_pdf(source / "broken.pdf", 2)  # mended, and a new file beside it
+    make_pdf(source / "new.pdf")
+    words = ["retry", str(out), "--status", "failed", "-c", str(tmp_path / "echo.yaml"), "--json"]
+    planned = json.loads(CliRunner().invoke(main, [*words, "--dry-run"]).output)
+    assert (planned["selected"], planned["retry"], planned["pages"]) == (1, 1, 2)
+    assert len(table(out)) == 3
+    env = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": ""}
+    pagemill_ = str(Path(sys.executable).with_name("pagemill"))
+    done = subprocess.run(
+        [pagemill_, *words], capture_output=True, text=True, env={**os.environ, **env}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    balance = json.loads(done.stdout)
+    assert (balance["balanced"], balance["pages"]["read"]) == (True, {"ok": 2})
+    assert [(name(r), r["page_number"]) for r in table(out)] == [
+        *(("broken.pdf", 1), ("broken.pdf", 2), ("good.pdf", 1), ("good.pdf", 2))
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from pydantic import ValidationError
 
 from loaders.echo import EchoEngine
 from loaders.engine import Request
+from pagemill import open_dataset
 from pagemill.document import SourceObject
 from pagemill.errors import UsageError
 from pagemill.schema import row_schema
 from pagemill.settings import Select
+from pagemill.storage import Storage
 from tasks.estimate import estimate
 from tasks.process import process_shard
 from tasks.reconcile import Work, reconcile
@@ -316,3 +318,37 @@ def test_a_plan_says_what_it_costs(tmp_path: Path, source: Path, out: Path) -> N
     assert facts["price"] == pytest.approx(15 / rate, abs=0.01)
     assert facts["seconds"] == round(15 / rate)
     assert facts["gpu_hours"] is not None
+
+
+def test_the_life_of_documents_on_s3(tmp_path: Path, asked: list[str], s3: Any) -> None:
+    bucket = s3.bucket()
+    source, out = f"s3://{bucket}/in", f"s3://{bucket}/out"
+    files = {n: make_pdf(tmp_path / f"{n}.pdf", n).read_bytes() for n in (1, 2, 3)}
+    for n, data in files.items():
+        s3.put(bucket, f"in/{n}.pdf", data)
+    s3.put(bucket, "in/copy of 2.pdf", files[2])  # equal bytes within one run
+    settings = echo_settings(tmp_path, storage__endpoint_url=s3.endpoint_url)
+    first = run(source, out, settings)
+    assert (first.documents["copied"], first.pages["rows"], first.balanced) == (1, 8, True)
+    assert len(asked) == 6 * 2
+    storage = Storage(source, settings.storage)
+    storage.delete("1.pdf")
+    storage.delete("3.pdf")
+    s3.put(bucket, "in/renamed 3.pdf", files[3])
+    s3.put(bucket, "in/2.pdf", make_pdf(tmp_path / "new.pdf", 4).read_bytes())
+    second = run(source, out, settings)
+    assert second.documents["outcomes"] == {"read": 3}
+    assert [second.documents[k] for k in ("deleted", "new", "changed", "copied")] == [2, 1, 1, 1]
+    assert len(asked) == (6 + 4) * 2
+    assert second.balanced
+    rows = open_dataset(out, endpoint_url=s3.endpoint_url).to_table().to_pylist()
+    pages = Counter(name(r) for r in rows)
+    assert pages == {"1.pdf": 1, "2.pdf": 4, "3.pdf": 3, "copy of 2.pdf": 2, "renamed 3.pdf": 3}
+    assert {r["copied_from"] for r in rows if name(r) == "renamed 3.pdf"} == {f"{source}/3.pdf"}
+    since = max(r["processed_at"] for r in rows if name(r) == "copy of 2.pdf")
+    old = {"new": False, "redo": {"before": (since + timedelta(microseconds=1)).isoformat()}}
+    again = settings.model_copy(update={"select": Select.model_validate(old)})
+    third = run(source, out, again)
+    assert third.documents["outside"] == {"nothing to redo": 2}
+    assert (third.documents["retry"], len(asked)) == (1, (6 + 4 + 2) * 2)
+    assert third.balanced
