@@ -27,7 +27,7 @@ from pagemill.ledger import Ledger
 from tasks.job import Job
 from tasks.plan import Shard
 from tasks.process import Receipt, process_shard
-from tasks.worker import Report, Worker
+from tasks.worker import Report, Worker, mean
 
 log = logging.getLogger("pagemill.crew")
 
@@ -184,13 +184,13 @@ class Crew:
         pages: Counter[str] = Counter()
         for report in reports:
             pages.update(report.pages)
-        idle = [report.idle for report in reports if report.idle is not None]
         return Report(
             worker="all",
             loads=sum(report.loads for report in reports),
             documents=sum(report.documents for report in reports),
             pages=dict(pages),
-            idle=sum(idle) / len(idle) if idle else None,
+            idle=mean(report.idle for report in reports),
+            hungry=mean(report.hungry for report in reports),
         )
 
     def stop(self) -> None:

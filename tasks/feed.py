@@ -1,7 +1,7 @@
 """The feed: whether the engine had enough to do while there was work.
 
-An engine is hungry while it holds fewer requests than it could read at once. After the last
-request is submitted no work is left, and that it drains is nobody's fault.
+An engine is idle while it holds no request, and hungry while it holds fewer than it could read at
+once. After the last request is submitted no work is left, and that it drains is nobody's fault.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loaders.engine import Completion, Engine, Request
 
 
 class Feed:
-    """Submits to an engine and keeps the time that it was hungry. Thread-safe.
+    """Submits to an engine and keeps the time that it was idle or hungry. Thread-safe.
 
     Parameters
     ----------
@@ -30,15 +30,15 @@ class Feed:
         self._lock = threading.Lock()
         self._held = 0
         self._first = self._now = clock()
-        self._hungry = 0.0
-        self._hungry_while_work = self._last = 0.0
+        self._idle = self._hungry = 0.0
+        self._at_last_request = (self._first, 0.0, 0.0)
 
     def submit(self, request: Request) -> Future[Completion]:
         """As `Engine.submit`."""
         with self._lock:
             self._advance()
             self._held += 1
-            self._hungry_while_work, self._last = self._hungry, self._now
+            self._at_last_request = (self._now, self._idle, self._hungry)
         try:
             future = self._engine.submit(request)
         except BaseException:
@@ -47,12 +47,12 @@ class Feed:
         future.add_done_callback(lambda _: self._leave())
         return future
 
-    @property
-    def hungry_share(self) -> float:
-        """Share of the time, from the beginning to the last request, that the engine was hungry."""
+    def shares(self) -> tuple[float, float]:
+        """Shares of the time, up to the last request, that the engine was idle and hungry."""
         with self._lock:
-            there = self._last - self._first
-            return self._hungry_while_work / there if there > 0 else 0.0
+            last, idle, hungry = self._at_last_request
+        there = last - self._first
+        return (idle / there, hungry / there) if there > 0 else (0.0, 0.0)
 
     def _leave(self) -> None:
         with self._lock:
@@ -61,6 +61,8 @@ class Feed:
 
     def _advance(self) -> None:
         now = self._clock()
+        if not self._held:
+            self._idle += now - self._now
         if self._held < self._engine.capacity:
             self._hungry += now - self._now
         self._now = now

@@ -16,7 +16,7 @@ from pagemill.settings import Settings
 from tasks.job import Job
 from tasks.plan import Plan
 from tasks.process import Receipt
-from tasks.worker import Report
+from tasks.worker import Report, mean
 
 NAMED = 1000
 """Documents that a balance sheet names, at most; `pagemill check` names all."""
@@ -51,8 +51,8 @@ class Balance:
         ``expected`` by the documents' page counts, ``rows`` in the table, rows of this run by
         status in ``read`` and of all selected documents in ``by_status``.
     cost : dict
-        Of this run: tokens, seconds, pages/s, share of time that the engine was idle; and,
-        where `work.gpu_hour_price` is set, its price.
+        Of this run: tokens, seconds, pages/s, shares of time that the engine was idle
+        and hungry (`tasks.feed`); and, where `work.gpu_hour_price` is set, its price.
     failed_shards : list of str
         Why shards did not finish; their documents are for the next run.
     missing : list of str
@@ -60,7 +60,7 @@ class Balance:
     errors : dict
         Failed and skipped rows of the selected documents by error kind.
     workers : list of dict
-        A `Report` of each worker: its name, models loaded, documents, pages, share idle.
+        A `Report` of each worker: its name, models loaded, documents, pages, idle and hungry.
     """
 
     run_id: str
@@ -207,14 +207,15 @@ def price(seconds: float, workers: int, settings: Settings) -> float | None:
 def _cost(work: Work, pages: int, seconds: float, settings: Settings) -> dict[str, Any]:
     receipts = work.receipts
     paid = price(seconds, len(work.reports), settings)
-    idle = [report.idle for report in work.reports if report.idle is not None]
+    idle, hungry = mean(r.idle for r in work.reports), mean(r.hungry for r in work.reports)
     return {
         "prompt_tokens": sum(r.prompt_tokens for r in receipts),
         "completion_tokens": sum(r.completion_tokens for r in receipts),
         "gpu_seconds": round(sum(r.gpu_seconds for r in receipts), 3),
         "render_seconds": round(sum(r.render_seconds for r in receipts), 3),
         "pages_per_second": round(pages / seconds, 3) if seconds else None,
-        "engine_idle_share": round(sum(idle) / len(idle), 4) if idle else None,
+        "engine_idle_share": None if idle is None else round(idle, 4),
+        "engine_hungry_share": None if hungry is None else round(hungry, 4),
         "price": None if paid is None else round(paid, 4),
         "price_per_1000_pages": round(1000 * paid / pages, 4) if paid and pages else None,
     }

@@ -46,6 +46,7 @@ def sheet_rows(balance: Balance) -> list[tuple[str, Any]]:
         ("completion tokens", cost["completion_tokens"]),
         ("pages per second", cost["pages_per_second"]),
         ("engine idle", _percent(cost["engine_idle_share"])),
+        ("engine not full", _percent(cost["engine_hungry_share"])),
         ("seconds", balance.seconds),
         *_some("price", cost["price"]),
         *_some("price of 1,000 pages", cost["price_per_1000_pages"]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -59,8 +60,9 @@ class Report:
         Documents whose rows are complete.
     pages : dict
         Rows by status.
-    idle : float or None
-        Share of the time that the engine held fewer requests than it can, while there was work.
+    idle, hungry : float or None
+        Shares of the time that the engine held no request, and fewer than it could read at once,
+        while there was work; see `tasks.feed`.
     """
 
     worker: str
@@ -68,6 +70,13 @@ class Report:
     documents: int = 0
     pages: dict[str, int] = field(default_factory=dict)
     idle: float | None = None
+    hungry: float | None = None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 class Worker:
@@ -107,16 +116,13 @@ class Worker:
         """The engine, if it is loaded already."""
         return self._engine
 
-    def engine_idle_share(self) -> float | None:
-        """Share of the time that the engine held less than it can while there was work."""
-        return self._feed.hungry_share if self._feed else None
-
     def report(self) -> Report:
         """What it has done so far."""
         meter = self.meter
         pages = {str(status): number for status, number in meter.pages.copy().items()}
-        idle, loaded = self.engine_idle_share(), loads() - self._loads_before
-        return Report(self.name, loaded, meter.documents, pages, idle)
+        idle, hungry = self._feed.shares() if self._feed else (None, None)
+        loaded = loads() - self._loads_before
+        return Report(self.name, loaded, meter.documents, pages, idle, hungry)
 
     def abort(self, key: str) -> None:
         """End the requests of a page that is given up."""

@@ -51,7 +51,7 @@ def test_an_engine_that_always_holds_enough_is_never_hungry(
     asked[0].set_result(None)
     clock.now += 10
     feed.submit(REQUEST)
-    assert feed.hungry_share == 0
+    assert feed.shares() == (0, 0)
 
 
 def test_it_is_hungry_below_its_capacity(
@@ -63,7 +63,7 @@ def test_it_is_hungry_below_its_capacity(
     feed.submit(REQUEST)
     clock.now += 30  # enough
     feed.submit(REQUEST)
-    assert feed.hungry_share == pytest.approx(0.25)
+    assert feed.shares() == pytest.approx((0.125, 0.25))
 
 
 def test_draining_at_the_end_is_no_hunger(
@@ -76,7 +76,7 @@ def test_draining_at_the_end_is_no_hunger(
     for future in asked:
         clock.now += 10
         future.set_result(None)
-    assert feed.hungry_share == 0
+    assert feed.shares() == (0, 0)
 
 
 def test_what_is_refused_is_not_held(clock: Clock) -> None:
@@ -88,4 +88,4 @@ def test_what_is_refused_is_not_held(clock: Clock) -> None:
         with pytest.raises(RuntimeError, match="closed"):
             feed.submit(REQUEST)
         clock.now += 10
-    assert feed.hungry_share == 1
+    assert feed.shares() == (1, 1)
