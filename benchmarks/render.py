@@ -22,7 +22,8 @@ from tasks.drawers import Drawn, Job, Pdfium
 from tasks.fork_server import server_pid
 from tasks.images import is_blank, target_size
 from tasks.render import render
-from tasks.render_process import job
+from tasks.render_process import job, slot_bytes
+from tasks.slots import Slots
 
 Reader = Callable[[Path], int]
 
@@ -144,7 +145,9 @@ def bare_pdfium(path: Path, settings: Settings) -> int:
 def unboxed(path: Path, settings: Settings) -> int:
     """The sandbox's own drawer, without the sandbox."""
     with path.open("rb") as file:
-        drawer = Pdfium(Job(fd=file.fileno(), **job("pdfium", settings)))
+        slots = Slots(slot_bytes(settings), 2)
+        here = Slots(slots.size, 2, slots.fd)
+        drawer = Pdfium(Job(fd=file.fileno(), **job("pdfium", settings)), here)
         count = drawer.open()
         for page in drawer.draw(list(range(1, count + 1))):
             assert isinstance(page, Drawn), page

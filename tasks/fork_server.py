@@ -1,6 +1,6 @@
 """The fork server, as its owner sees it: a warm, clean process that render children come from.
 
-    child = fork_child((requests, frames, document))
+    child = fork_child((requests, frames, document, memory))
     ...
     child.end()                                  # killed, reaped, gone
 
@@ -64,7 +64,7 @@ class ForkedChild:
 
 
 def fork_child(descriptors: Sequence[int]) -> ForkedChild:
-    """A new render child that has got these descriptors: requests, frames, document.
+    """A new render child that has got these descriptors: requests, frames, document, memory.
 
     Raises
     ------

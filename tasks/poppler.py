@@ -21,6 +21,7 @@ from PIL import Image
 from tasks.drawers import Drawn, Job, Picture, Undrawn, attempt
 from tasks.images import DrawError, Fit, fit_page, on_white
 from tasks.sandbox import die_with_parent, limit
+from tasks.slots import Slots
 
 
 class Poppler:
@@ -28,7 +29,7 @@ class Poppler:
 
     locked = False
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, _: Slots) -> None:
         self._job = job
         # By number, since poppler's processes have a /proc/self of their own.
         self._path = f"/proc/{os.getpid()}/fd/{job.fd}"

@@ -28,11 +28,11 @@ from pagemill.document import Failure, Kind, PageFailure, PageImage
 from pagemill.errors import ErrorKind, UsageError
 from pagemill.settings import Limits, Renderer, Settings
 from tasks.passwords import password_mark
-from tasks.render_process import Child, ChildError, Clock, decided
+from tasks.render_process import CHUNKS, Child, ChildError, Clock, decided
 from tasks.sniff import HEAD_BYTES, sniff
 
-CHUNK = 8
-"""Pages asked for at once: poppler starts three processes for each chunk."""
+CHUNK = CHUNKS["poppler"]
+"""Doubtful pages that the second renderer is asked about at once."""
 MAX_RESTARTS = 3
 """Children that may be replaced after a crash or a hang, for each renderer of a document."""
 MAX_VAIN = 64
@@ -340,8 +340,8 @@ class _Renderer:
         child = self._child or self._start()[0]
         unasked, unanswered = deque(todo), 0
         while todo and not self._given_up:
-            while unasked and unanswered <= CHUNK:  # one chunk ahead, so that it never idles
-                chunk = [unasked.popleft() for _ in range(min(CHUNK, len(unasked)))]
+            while unasked and unanswered <= child.chunk:  # one chunk ahead: it never idles
+                chunk = [unasked.popleft() for _ in range(min(child.chunk, len(unasked)))]
                 child.ask(chunk)
                 unanswered += len(chunk)
             answer = child.answer(todo[0])

@@ -6,7 +6,6 @@ runs inside.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,18 +16,26 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pagemill.document import Failure, PageFailure, PageImage
 from pagemill.errors import ErrorKind, PagemillError, Stopped
 from pagemill.printable import printable
 from pagemill.settings import Limits, Settings
 from tasks.fork_server import fork_child
+from tasks.slots import Slots
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _MAX_HEADER = 2 << 20
 _MAX_MESSAGE = 300
 _START_SECONDS = 120.0  # a fork on an overloaded machine; no document is read yet
 _TICK = 0.2
+
+
+CHUNKS = {"pdfium": 1, "image": 1, "poppler": 8}
+"""Pages asked for at once: poppler starts three processes for each chunk."""
 
 
 class ChildError(Exception):
@@ -90,14 +97,14 @@ class Child:
         seconds = settings.limits.seconds_per_page
         # Poppler keeps the time itself, process by process; this is for when it does not.
         self._patience = seconds if drawer != "poppler" else 2 * seconds + 5
+        self.chunk = CHUNKS[drawer]
+        self._slots = Slots(slot_bytes(settings), 2 * self.chunk)
         reads, self._requests = os.pipe()
         self._frames, writes = os.pipe()
-        with suppress(OSError):  # a fourth of a page instead of a sixtieth
-            fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 1 << 20)
         # Opened anew: read-only, and with a position of its own.
         document = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
         try:
-            self._process = fork_child((reads, writes, document))
+            self._process = fork_child((reads, writes, document, self._slots.fd))
         except BaseException:
             self._hang_up()
             raise
@@ -130,21 +137,24 @@ class Child:
         return count
 
     def ask(self, numbers: list[int]) -> None:
-        """Request pages. At most two short lines wait in the pipe, so this never blocks."""
+        """Request at most `chunk` pages, while no more than that are unanswered.
+
+        So a child never has more than two chunks to draw, and as many slots to draw them in; and
+        at most two short lines wait in the pipe, so this never blocks.
+        """
         self._write(numbers)
 
     def answer(self, number: int) -> PageImage | PageFailure:
         """The answer for the page that was asked for first and not answered yet."""
-        until = self._clock.waited + self._patience
         header = self._header(self._patience)
+        start = self._slots.take()
         if header.get("page") != number:
             raise _nonsense()
         if "error" in header:
             return PageFailure(number, self._failure(header), _seconds(header))
         size = self._size(header)
         mode = "RGBX" if header.get("mode") == "RGBX" else "RGB"
-        pixels = self._read(len(mode) * size[0] * size[1], until)
-        return _page_image(number, size, mode, pixels, header)
+        return _page_image(number, self._slots.picture(start, size, mode), header)
 
     def close(self) -> None:
         """Kill the process and all that it started; leave nothing behind."""
@@ -154,6 +164,7 @@ class Child:
     def _hang_up(self) -> None:
         os.close(self._requests)
         os.close(self._frames)
+        self._slots.close()
 
     def _write(self, message: Any) -> None:
         with suppress(BrokenPipeError):  # its death is noticed, with the reason, on reading
@@ -187,7 +198,7 @@ class Child:
         width, height = header.get("width"), header.get("height")
         if type(width) is not int or type(height) is not int or min(width, height) < 1:
             raise _nonsense()
-        if width * height > max(self._render.max_pixels, self._render.multiple_of**2):
+        if 4 * width * height > self._slots.size:
             raise _nonsense()
         return width, height
 
@@ -216,6 +227,7 @@ def job(drawer: str, settings: Settings, passwords: Sequence[str] = ()) -> dict[
     render, limits = settings.render, settings.limits
     return {
         "drawer": drawer,
+        "slot_bytes": slot_bytes(settings),
         "max_pixels": render.max_pixels,
         "max_dpi": render.max_dpi,
         "multiple_of": render.multiple_of,
@@ -231,6 +243,11 @@ def job(drawer: str, settings: Settings, passwords: Sequence[str] = ()) -> dict[
         "seconds_per_page": limits.seconds_per_page,
         "seconds_per_document": limits.seconds_per_document,
     }
+
+
+def slot_bytes(settings: Settings) -> int:
+    """Bytes of the largest page that there can be."""
+    return 4 * max(settings.render.max_pixels, settings.render.multiple_of**2)
 
 
 def decided(limits: Limits, name: str) -> str:
@@ -279,12 +296,7 @@ def _seconds(header: dict[str, Any]) -> float:
     return 0.0
 
 
-def _page_image(
-    number: int, size: tuple[int, int], mode: str, pixels: bytearray, header: dict[str, Any]
-) -> PageImage:
-    from PIL import Image
-
-    image = Image.frombytes("RGB", size, pixels, "raw", mode)
+def _page_image(number: int, image: Image, header: dict[str, Any]) -> PageImage:
     layer, damage = header.get("layer"), header.get("damage")
     return PageImage(
         number,

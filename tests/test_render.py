@@ -490,7 +490,7 @@ def send(frames, header):
     data = json.dumps(header).encode()
     os.write(frames, struct.pack('>I', len(data)) + data)
 
-def draw(requests, frames, document):
+def draw(requests, frames, document, memory):
     os.read(requests, 9999); send(frames, {'ready': True}); send(frames, {'pages': 1})
     os.read(requests, 9999); open(frames, 'wb').write(%r + b'[' * %d)
 
