@@ -15,12 +15,13 @@ from pathlib import Path
 import pillow_heif
 import psutil
 import pytest
-from documents import children, half_red, image_file, pdf, settings, unlinked
+from documents import RED, WHITE, children, half_red, image_file, pdf, settings, unlinked
 
 from pagemill.document import PageImage
 from tasks import fork_server
 from tasks.fork_server import server_pid
 from tasks.render import Opened, render
+from tasks.slots import Slots
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,24 @@ def test_a_child_knows_no_secret_of_its_parents(status: dict[str, str]) -> None:
 def test_a_child_holds_only_its_own_descriptors(status: dict[str, str]) -> None:
     # null twice, stderr, requests, frames, the document, pdfium's of the same one, the slots twice
     assert int(status["descriptors"]) <= 9
+
+
+def test_the_memory_for_pages_cannot_be_shrunk_under_its_reader() -> None:
+    slots = Slots(4096, 2)
+    with pytest.raises(PermissionError):
+        os.ftruncate(slots.fd, 0)
+    slots.close()
+
+
+def test_pages_lie_in_the_slots_one_after_the_other() -> None:
+    ours = Slots(4 * 56 * 28, 2)
+    theirs = Slots(ours.size, 2, ours.fd)
+    for colour in (RED, WHITE, (0, 0, 255)):
+        theirs.next()[: 3 * 56 * 28] = bytes(colour) * (56 * 28)
+        theirs.take()
+        picture = ours.picture(ours.take(), (56, 28), "RGB")
+        assert picture.getpixel((20, 20)) == colour
+    ours.close()
 
 
 def test_the_server_has_seen_no_document() -> None:
