@@ -122,12 +122,12 @@ class Run:
             time.sleep(0.005)
         raise TimeoutError(f"no {pattern} in {self.out}: {self.stderr[-2000:]}")
 
-    def wait_for_lines(self, count: int, patience: float = PATIENCE) -> bool:
-        """Wait until it has said so many lines, or has ended; whether it has."""
+    def wait_for_lines(self, count: int, about: str = "", patience: float = PATIENCE) -> bool:
+        """Wait until it has said so many lines (with this in them), or has ended; which."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             ended = self.process.poll() is not None
-            if self.stdout.count("\n") >= count:
+            if sum(about in line for line in self.stdout.splitlines()) >= count:
                 return True
             if ended:
                 return False
@@ -313,7 +313,8 @@ def faults(killed: Snapshot, done: Snapshot, undisturbed: Snapshot, texts: bool)
     again = _staged_again(killed, done)
     if again:
         found.append(f"staged before the kill and read again: {again}")
-    if done.leases:
+    if done.leases and not _is_same(killed, done):
+        # A run with nothing to do writes nothing, and so lets the lease of a dead one lie.
         found.append(f"leases left over: {done.leases}")
     if done.staged:
         found.append(f"staged pages left over: {sorted(map(str, done.staged))}")
@@ -331,6 +332,12 @@ def faults(killed: Snapshot, done: Snapshot, undisturbed: Snapshot, texts: bool)
     if texts and _tokens(done) != _tokens(undisturbed):
         found.append(f"{_tokens(done)} tokens in the rows, undisturbed {_tokens(undisturbed)}")
     return found
+
+
+def _is_same(killed: Snapshot, done: Snapshot) -> bool:
+    return {k: mark(r) for k, r in killed.rows.items()} == {
+        k: mark(r) for k, r in done.rows.items()
+    }
 
 
 def _staged_again(killed: Snapshot, done: Snapshot) -> list[Key]:

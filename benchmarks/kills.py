@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,14 @@ from tasks.job import open_job
 from tests.seaweed import serving
 
 SCENARIOS = ("new", "changed", "retry")
-INSTANTS = ("any moment", "a write")
+WRITES = {
+    "a part": "/pages/",
+    "a staged range": "/staging/",
+    "a lease": "/leases/",
+    "a balance sheet": "/runs/",
+    "a removal": " delete ",
+}
+"""What a line says of a write; see `Bench.instants`."""
 
 FAILED = {"status": "failed", "error_kind": "model_failed", "text": None, "caption": None}
 
@@ -67,7 +75,7 @@ class Outcome:
 
 
 @click.command()
-@click.option("--runs", default=100, show_default=True)
+@click.option("--runs", default=100, show_default=True, help="That were killed in the midst.")
 @click.option("--engine", type=click.Choice(list(ENGINES)), default="echo", show_default=True)
 @click.option("-c", "--config", default="local", show_default=True, help="For --engine model.")
 @click.option("--flow", is_flag=True, help="Kill `pagemill run`, with its Prefect API; on disk.")
@@ -79,11 +87,11 @@ def main(
 ) -> None:
     """Kill runs with SIGKILL at random instants; run them again; nothing may be amiss.
 
-    The instants lie anywhere in the run, or within 20 ms of a write to OUT that is chosen at
-    random: a part, a staged range, the renewal of a lease, a balance sheet, the removal of what
-    was staged. The runs read new documents, documents that have changed, or pages that failed
-    (the last two replace parts), and write to disk or to S3 (SeaweedFS). Only the main process
-    is killed: its children have to notice.
+    The instants lie anywhere in the run, or within 20 ms after a write to OUT begins: of a part,
+    of a staged range, of a lease that is renewed, of a balance sheet, or the removal of what was
+    staged. The runs read new documents, documents that have changed, or pages that failed (the
+    last two replace parts), and write to disk or to S3 (SeaweedFS). Only the main process is
+    killed: its children have to notice.
 
     After each kill the same job runs to its end; then there must be one row a page, the same as
     of a run that nobody disturbed; rows that were committed or staged before the kill must not
@@ -101,10 +109,13 @@ def main(
     choose, outcomes = random.Random(seed), []
     with contextlib.ExitStack() as stack:
         bench = Bench(folder, engine, config, flow, stack)
-        for number in range(runs):
+        for number in count():
             outcomes.append(bench.kill_once(number, choose))
+            killed = sum(outcome.killed for outcome in outcomes)
             verdict = outcomes[-1].amiss or ["fine"]
-            print(f"{number + 1}/{runs} {outcomes[-1].scenario}:", *verdict, flush=True)
+            print(f"{killed}/{runs} {outcomes[-1].scenario}:", *verdict, flush=True)
+            if killed == runs:
+                break
     show(outcomes)
     failed = sum(bool(outcome.amiss) for outcome in outcomes)
     result = {"engine": engine, "flow": flow, "runs": runs, "failed": failed, "seed": seed}
@@ -133,7 +144,7 @@ class Bench:
         small = {"scale": 1, "lines": 3, "long": 12 if self.texts else 6}
         self.source = make_documents(folder / "source", **small)
         self.undisturbed: dict[str, Snapshot] = {}
-        self.writes: dict[str, int] = {}
+        self.writes: dict[str, list[tuple[str, int]]] = {}
         self.seconds: dict[str, float] = {}
         self._prepare()
 
@@ -154,7 +165,7 @@ class Bench:
                 if run.wait(3600):
                     raise click.ClickException(run.stderr)
                 lines = run.stdout.splitlines()
-            self.writes[scenario] = len(lines)
+            self.writes[scenario] = _writes(lines)
             self.seconds[scenario] = float(lines[-1].split()[0]) - float(lines[0].split()[0])
             self.undisturbed[scenario] = self._look(out)
 
@@ -184,12 +195,15 @@ class Bench:
     def kill_once(self, number: int, choose: random.Random) -> Outcome:
         """Kill a run, run it again to its end, look for what is amiss."""
         scenario, place = choose.choice(self.scenarios), choose.choice(sorted(self.places))
-        instant = "any moment" if self.flow else choose.choice(INSTANTS)
+        kinds = {kind for kind, _ in self.writes[scenario]} if not self.flow else set()
+        # At any moment as often as at a write of some kind.
+        instant = choose.choice(["any moment"] * max(1, len(kinds)) + sorted(kinds))
         out = f"{self.places[place]}/out-{number}"
         self._copy(scenario, out)
         with self._start(out, self.folder / f"{number}.logs", not self.flow) as run:
-            if instant == "a write":
-                run.wait_for_lines(choose.randint(1, self.writes[scenario]))
+            if instant in WRITES:
+                which = choose.choice([n for kind, n in self.writes[scenario] if kind == instant])
+                run.wait_for_lines(which, WRITES[instant])
                 time.sleep(choose.uniform(0, 0.02))
             else:
                 run.wait_for("recipe=*/recipe.json") if self.flow else run.wait_for_lines(1)
@@ -215,6 +229,15 @@ class Bench:
         return check_ledger(job.open_ledger()).problems + check_source(job).problems
 
 
+def _writes(lines: list[str]) -> list[tuple[str, int]]:
+    """Each write that was announced: its kind, and which of its kind it is."""
+    return [
+        (kind, number)
+        for kind, about in WRITES.items()
+        for number in range(1, sum(about in line for line in lines) + 1)
+    ]
+
+
 def forget_answers(out: Storage) -> None:
     """Make every page that was read one on which the model failed, to be tried again."""
     import pyarrow as pa
@@ -237,18 +260,18 @@ def forget_answers(out: Storage) -> None:
 def show(outcomes: list[Outcome]) -> None:
     """A line for each kind of kill."""
     print()
-    kinds = Counter((o.scenario, o.place, o.instant) for o in outcomes)
+    kinds = Counter((o.scenario, o.instant) for o in outcomes)
     lines = []
-    for kind, count in sorted(kinds.items()):
-        mine = [o for o in outcomes if (o.scenario, o.place, o.instant) == kind]
+    for kind, runs in sorted(kinds.items()):
+        mine = [o for o in outcomes if (o.scenario, o.instant) == kind]
         lines.append(
             (
-                *(*kind, count, sum(o.killed for o in mine), sum(bool(o.staged) for o in mine)),
+                *(*kind, runs, sum(o.killed for o in mine), sum(bool(o.staged) for o in mine)),
                 *(sum(bool(o.temporary) for o in mine), sum(bool(o.leases) for o in mine)),
                 *(max(o.alone for o in mine), sum(bool(o.amiss) for o in mine)),
             )
         )
-    header = ("scenario", "out", "instant", "runs", "killed", "with staged pages")
+    header = ("scenario", "killed at", "runs", "killed", "with staged pages")
     left = ("with half a file", "with a lease", "children gone after, s", "amiss")
     print_table((*header, *left), lines)
 
