@@ -23,6 +23,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from fnmatch import translate
@@ -483,7 +484,7 @@ def _other_walk(fs: Any, root: str) -> Iterator[Found]:
             source = SourceObject(fs.unstrip_protocol(folder), "", 0, None, problem)
             yield Found(_below(root, folder) + "/", source)
             continue
-        for info in entries:
+        for info in _told(fs, entries):
             name = str(info["name"])
             if name.rstrip("/") in seen:
                 continue  # the folder's own marker, or a page's link to itself
@@ -492,6 +493,24 @@ def _other_walk(fs: Any, root: str) -> Iterator[Found]:
                 folders.append(name)
             else:
                 yield Found(_below(root, name), other_object(fs, info))
+
+
+def _told(fs: Any, entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Entries of a listing; where that tells neither size nor version, as a page of links does,
+    each object is asked for itself, or it would look changed ever after."""
+
+    def told(info: dict[str, Any]) -> dict[str, Any]:
+        if info["type"] == "directory" or info.get("size") is not None:
+            return info
+        try:
+            return {**info, **_patiently(lambda: fs.info(info["name"])), "name": info["name"]}
+        except Exception as error:
+            if is_missing(error) or is_denied(error):
+                return info  # found out again when it is read, and a row then
+            raise other_error(error, "look at", fs.unstrip_protocol(info["name"])) from None
+
+    with ThreadPoolExecutor(8) as pool:
+        yield from pool.map(told, entries)
 
 
 def _patiently(call: Callable[[], T]) -> T:

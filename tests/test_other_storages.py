@@ -6,7 +6,6 @@ it is skipped. There is no emulator of Azure's storage among the packages, so ``
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -106,28 +105,22 @@ def test_within_gives_results_and_errors_and_ends_what_hangs() -> None:
 @pytest.fixture(scope="module")
 def google() -> Iterator[Settings]:
     """An emulator of Google Cloud Storage with a bucket ``scans``, and settings that reach it."""
-    pytest.importorskip("gcsfs", reason="pip install 'pagemill[gs]'")
     emulator = pytest.importorskip("gcp_storage_emulator.server")
     (port,) = free_ports(1)
-    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="scans")
     # Else gcsfs asks Google over gRPC what kind of bucket it is, which the emulator cannot say.
     environment = {
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }
-    with mock.patch.dict(os.environ, environment), contextlib.closing(_Closing(server)):
-        import gcsfs
-
+    with mock.patch.dict(os.environ, environment):
+        gcsfs = pytest.importorskip("gcsfs", reason="pip install 'pagemill[gs]'")
+        server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="scans")
+        server.start()
         fs = gcsfs.GCSFileSystem(token="anon", project="p")
         for path, data in FILES.items():
             fs.pipe_file(f"scans/{path}", data)
         yield settings_for(source_storage={"anonymous": True})
-
-
-class _Closing:
-    def __init__(self, server: Any) -> None:
-        server.start()
-        self.close = server.stop
+        server.stop()
 
 
 @pytest.mark.parametrize("source", ["gs://scans/in", "gs://scans/in/", "gs://scans/in/**/*.pdf"])
