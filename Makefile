@@ -1,13 +1,14 @@
 # make demo   install into .venv and run the main job over samples/
 # make test   install what the tests need and run all of them
 # make check  format, lint and types only
+# make test-prefect   what becomes of a run when a part of Prefect dies: 10 minutes
 # make test-vllm   vLLM for real, on the CPU: in an environment of its own (3.5 GB)
 # make test-awq    AWQ under transformers, likewise
 PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/pip --disable-pip-version-check install -q -c constraints/cpu.txt
 
-.PHONY: demo test check test-vllm test-awq clean
+.PHONY: demo test check test-prefect test-vllm test-awq clean
 
 demo: .venv/installed
 	$(BIN)/pagemill run samples out/demo || [ $$? -eq 3 ]  # 3: finished, and some pages failed
@@ -30,6 +31,9 @@ check: .venv/installed-test
 .venv/installed-test: .venv/installed
 	$(PIP) -e '.[transformers,test]'
 	touch $@
+
+test-prefect: .venv/installed-test
+	$(BIN)/pytest tests/test_prefect.py tests/recovery_prefect.py
 
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest tests/test_vllm.py

@@ -98,5 +98,35 @@ def doctor(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     return 1 if any(finding.state in (MISSING, BROKEN) for finding in findings) else 0
 
 
+@main.group()
+def prefect() -> None:
+    """For a lasting Prefect server: what a deployment of pagemill needs there.
+
+    The deployments themselves are in prefect.yaml: `prefect deploy --all`.
+    """
+
+
+@prefect.command()
+@click.option(
+    "--within",
+    default=300,
+    show_default=True,
+    type=click.IntRange(min=60),
+    help="Seconds without a heartbeat after which a run is held dead.",
+)
+def automations(within: int) -> int:
+    """Mark runs as crashed whose process or host is gone.
+
+    Creates (or updates) one automation on the server of PREFECT_API_URL. Without it such a run
+    stays "Running" for ever, and the next one of its deployment waits for it.
+    """
+    from flows.automations import NAME, set_up
+    from flows.prefect_api import quiet
+
+    quiet()
+    click.echo(f"{set_up(within)}: {NAME} (no heartbeat for {within} s)")
+    return 0
+
+
 for command in (look.plan, look.status, look.check, look.show, mend.retry, mend.merge):
     main.add_command(command)

@@ -73,7 +73,7 @@ def ledgers(out: str, config: str, overrides: tuple[str, ...]) -> list[Ledger]:
 def run_flow(
     source: str | None, out: str, config: str, overrides: dict[str, Any], as_json: bool
 ) -> int:
-    """Run the flow `ingest` and print its balance sheet; the exit code."""
+    """Run a flow, `retry_failed` where there is no source, and print its balance; the exit code."""
     from flows.prefect_api import prefect_api, quiet
     from pagemill.settings import load_settings
     from pagemill.storage import Storage
@@ -84,9 +84,13 @@ def run_flow(
     signal.signal(signal.SIGTERM, _interrupt)
     _show_progress()
     with prefect_api():
-        from flows.ingest import ingest
+        from flows.ingest import ingest, retry_failed
 
-        balance = ingest(source, out, config, overrides)
+        balance: Any
+        if source is None:
+            balance = retry_failed(out, config, status=[], overrides=overrides)
+        else:
+            balance = ingest(source, out, config, overrides=overrides)
     return _print_balance(cast("dict[str, Any]", balance), as_json)
 
 

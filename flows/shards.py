@@ -47,14 +47,13 @@ def process_shards(worker: Worker, plan: Plan) -> Work:
     if not plan.shards:
         return Work()
     worker.ledger.prepare(worker.job.recipe)
-    total = plan.todo
     runner: ThreadPoolTaskRunner[Any]
     with (
         muster(worker.job, worker) as crew,
-        progress.display(total, crew.totals),
+        progress.display(plan.todo, crew.totals),
         ThreadPoolTaskRunner(crew.slots + AHEAD) as runner,
     ):
-        story = Story(total, len(plan.shards))
+        story = Story(plan.todo)
         try:
             work = _run(runner, plan, crew, story)
         except BaseException:

@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -39,12 +40,12 @@ class Story:
 
     Parameters
     ----------
-    documents, shards : int
+    documents : int
         Of the run.
     """
 
-    def __init__(self, documents: int, shards: int) -> None:
-        self._documents, self._shards = documents, shards
+    def __init__(self, documents: int) -> None:
+        self._documents = documents
         self._ids: dict[str, UUID] = {}
         self._began, self._told = time.monotonic(), 0.0
 
@@ -90,6 +91,20 @@ def publish(balance: Balance, work: Work, ledger: Ledger, sheet: str) -> None:
         lambda: create_link_artifact(link, text, "pagemill-output", "The rows, as Parquet"),
     ):
         _tell(tell)
+
+
+def publish_estimate(facts: dict[str, Any]) -> str:
+    """What a dry run found, as a table; gives it in one line."""
+    seconds, cost = facts.get("seconds"), facts.get("cost")
+    line = (
+        f"dry run: {facts['shards']} shards, {facts.get('pages', 0)} pages of "
+        f"{facts['selected']} documents, "
+        + (f"about {timedelta(seconds=seconds)}" if seconds else "time unknown (no run yet)")
+        + (f", about {cost}" if cost else "")
+    )
+    rows = [{"what": name.replace("_", " "), "value": str(v)} for name, v in facts.items()]
+    _tell(lambda: create_table_artifact(rows, "pagemill-estimate", line))
+    return line
 
 
 def shard_rows(work: Work) -> list[dict[str, Any]]:

@@ -129,11 +129,10 @@ class Crew:
         Shards to have in flight: `work.shards_in_flight` for each worker.
     """
 
-    def __init__(self, job: Job, posts: list[_Post]) -> None:
-        self._job, self._posts = job, posts
+    def __init__(self, ledger: Ledger, posts: list[_Post], each: int) -> None:
+        self._ledger, self._posts = ledger, posts
         self._free: queue.SimpleQueue[_Post | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
-        each = job.settings.work.shards_in_flight
         self.slots = each * len(posts)
         for post in posts * each:
             self._free.put(post)
@@ -224,9 +223,8 @@ class Crew:
                 self._free.put(None)
 
     def _rest(self, shard: Shard) -> Shard:
-        ledger = self._job.open_ledger()
-        ledger.refresh()
-        return unfinished(shard, ledger)
+        self._ledger.refresh()
+        return unfinished(shard, self._ledger)
 
 
 def unfinished(shard: Shard, ledger: Ledger) -> Shard:
@@ -263,7 +261,7 @@ def muster(job: Job, worker: Worker) -> Iterator[Crew]:
             raise errors[0]
         for error in errors:
             log.warning("one worker less: %s", error)
-        crew = Crew(job, posts)
+        crew = Crew(worker.ledger, posts, job.settings.work.shards_in_flight)
         try:
             yield crew
         finally:

@@ -36,7 +36,7 @@ def shift(job: Job, ledger: Ledger, tell: Callable[[str], None]) -> Iterator[Pla
 
 
 def _part(job: Job) -> str:
-    share = getattr(job.settings.select, "partition", None)
+    share = job.settings.select.partition
     return share.replace("/", "-of-") if share else "all"
 
 
