@@ -42,8 +42,8 @@ class How(BaseModel):
     model: Literal[
         "as configured", "qwen25vl", "gemma3", "internvl3", "pixtral", "llama4-maverick", "auto"
     ] = Field("as configured", description="Family of the model; name its checkpoint, too.")
-    checkpoint: str | None = Field(
-        None, min_length=1, description="Hub id, or a folder on the worker's host (/…)."
+    checkpoint: str = Field(
+        "", description="Hub id, or a folder on the worker's host (/…). Empty: as configured."
     )
     quantization: Literal["as configured", "none", "4bit", "8bit", "awq"] = Field(
         "as configured", description="How the weights are kept. Another one is another recipe."
@@ -53,11 +53,11 @@ class How(BaseModel):
         description="Where engines live: in the run's own process, in a child for each GPU of the "
         "host, or on a Ray cluster.",
     )
-    workers: int | None = Field(
-        None, ge=1, le=1024, description="For process and ray: by default one for each GPU."
+    workers: int = Field(
+        0, ge=0, le=1024, description="For process and ray. 0: as configured, else one a GPU."
     )
-    ray_address: str | None = Field(
-        None, description="host:port of the Ray cluster; by default the worker's RAY_ADDRESS."
+    ray_address: str = Field(
+        "", description="host:port of the Ray cluster. Empty: as configured, else RAY_ADDRESS."
     )
     when_busy: Literal["as configured", "wait", "stop", "share"] = Field(
         "as configured",
@@ -67,7 +67,7 @@ class How(BaseModel):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> How:
-        if self.model != AS_CONFIGURED and self.checkpoint is None:
+        if self.model != AS_CONFIGURED and not self.checkpoint:
             raise ValueError(f"checkpoint: name the checkpoint that model {self.model} is to load")
         if self.ray_address and self.runner != "ray":
             raise ValueError("ray_address: it needs runner: ray")
@@ -86,10 +86,10 @@ class How(BaseModel):
             "work.ray_address": self.ray_address,
             "work.when_busy": self.when_busy,
         }
-        return {k: v for k, v in settings.items() if v is not None and v != AS_CONFIGURED}
+        return {k: v for k, v in settings.items() if v and v != AS_CONFIGURED}
 
 
-def settings_of(config: str, overrides: Mapping[str, Any] | None, how: How) -> Settings:
+def settings_of(config: str, overrides: Mapping[str, Any], how: How) -> Settings:
     """The settings that a form makes.
 
     Raises
@@ -97,7 +97,7 @@ def settings_of(config: str, overrides: Mapping[str, Any] | None, how: How) -> S
     UsageError
         A value or a combination that cannot be right; the message names the field.
     """
-    settings = load_settings(config, {**how.overrides(), **(overrides or {})})
+    settings = load_settings(config, {**how.overrides(), **overrides})
     if settings.work.workers and settings.work.runner == Runner.THREAD:
         raise UsageError(
             f"workers: {settings.work.workers} workers need runner: process or ray; thread, as the "

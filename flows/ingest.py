@@ -41,6 +41,7 @@ _AS_CONFIGURED = How()
 _EVERYTHING = Select()
 _FAILED: list[Tried] = ["failed"]
 _ANY: list[ErrorKind] = []
+_NOTHING: Overrides = {}
 
 
 def _run_name() -> str:
@@ -54,8 +55,8 @@ def ingest(
     source: Url,
     out: Url,
     config: Config = DEFAULT_CONFIG,
-    overrides: Overrides | None = None,
     how: How = _AS_CONFIGURED,
+    overrides: Overrides = _NOTHING,
 ) -> State[dict[str, Any]]:
     """Read every page of SOURCE that OUT does not hold yet, and prove that none is missing.
 
@@ -66,8 +67,8 @@ def ingest(
         source: A folder, glob or URL of PDFs and images, such as s3://bucket/scans.
         out: Where the table grows: an s3:// URL, or a folder that every worker sees.
         config: The model and what it is asked, one of the files in configs/.
-        overrides: Any other setting by its dotted name, such as {"limits.max_pages": 5}.
         how: Model, runner and workers, where they are not to be as the config says.
+        overrides: Any other setting by its dotted name, such as {"limits.max_pages": 5}.
 
     Returns:
         The balance sheet as plain data. Fails, saying what to do, when a shard could not
@@ -83,8 +84,8 @@ def backfill(
     config: Config = DEFAULT_CONFIG,
     select: Select = _EVERYTHING,
     dry_run: bool = True,
-    overrides: Overrides | None = None,
     how: How = _AS_CONFIGURED,
+    overrides: Overrides = _NOTHING,
 ) -> State[dict[str, Any]]:
     """Read a part of SOURCE, or read pages again: by date, size, page, status or recipe.
 
@@ -98,14 +99,14 @@ def backfill(
         config: The model and what it is asked, one of the files in configs/.
         select: Which documents and pages.
         dry_run: Only show what would be done. Switch it off to do it.
-        overrides: Any other setting by its dotted name, such as {"limits.max_pages": 5}.
         how: Model, runner and workers, where they are not to be as the config says.
+        overrides: Any other setting by its dotted name, such as {"limits.max_pages": 5}.
 
     Returns:
         The balance sheet; of a dry run, the estimate.
     """
     chosen = {f"select.{name}": getattr(select, name) for name in select.model_fields_set}
-    settings = settings_of(config, {**_plain(chosen), **(overrides or {})}, how)
+    settings = settings_of(config, {**_plain(chosen), **overrides}, how)
     return _estimate(source, out, settings) if dry_run else _run(source, out, settings)
 
 
@@ -116,8 +117,8 @@ def retry_failed(
     status: list[Tried] = _FAILED,
     error_kind: list[ErrorKind] = _ANY,
     dry_run: bool = False,
-    overrides: Overrides | None = None,
     how: How = _AS_CONFIGURED,
+    overrides: Overrides = _NOTHING,
 ) -> State[dict[str, Any]]:
     """Try again the pages that failed, and nothing else; their new rows take the old ones' place.
 
@@ -130,15 +131,15 @@ def retry_failed(
         status: Rows to try again; partial ones were cut off or miss an output.
         error_kind: Only these errors; none named means all.
         dry_run: Only show what would be done.
-        overrides: What is to be different, such as {"limits.seconds_per_page": 120}.
         how: Runner and workers, where they are not to be as the config says.
+        overrides: What is to be different, such as {"limits.seconds_per_page": 120}.
 
     Returns:
         The balance sheet; of a dry run, the estimate.
     """
     asked = {"status": list(status), "error_kind": [str(kind) for kind in error_kind]}
     chosen = {f"select.redo.{name}": value for name, value in asked.items() if value}
-    settings = settings_of(config, {"select.new": False, **chosen, **(overrides or {})}, how)
+    settings = settings_of(config, {"select.new": False, **chosen, **overrides}, how)
     return _estimate(None, out, settings) if dry_run else _run(None, out, settings)
 
 

@@ -24,6 +24,7 @@ from tasks.crew import Crew, muster
 from tasks.plan import Plan, Shard
 from tasks.process import Receipt
 from tasks.reconcile import Work
+from tasks.report import pages_line
 from tasks.worker import Worker
 
 AHEAD = 2
@@ -35,8 +36,8 @@ def process_shard_task(number: int, shard: Shard, crew: Crew) -> Receipt:
     """A shard on the next free worker, with a log line in the Prefect UI."""
     receipt = crew.process(shard)
     get_run_logger().info(
-        "shard %d: %d documents, pages %s, %.1f s of model time",
-        *(number, receipt.documents, receipt.pages, receipt.gpu_seconds),
+        "shard %d: %d documents committed; pages: %s; %.1f s of model time",
+        *(number, receipt.committed, pages_line(receipt.pages), receipt.gpu_seconds),
     )
     return receipt
 

@@ -24,7 +24,7 @@ from prefect.artifacts import (
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger
 from tasks.reconcile import Balance, Work
-from tasks.report import headline, markdown, sheet_rows
+from tasks.report import markdown, pages_line
 from tasks.worker import Report
 
 log = logging.getLogger("pagemill.story")
@@ -79,14 +79,12 @@ def publish(balance: Balance, work: Work, ledger: Ledger, sheet: str) -> None:
     """The balance sheet, the shards and a link to the rows."""
     out = ledger.storage.url
     pages = f"{out}/{ledger.folder}/pages"
-    rows = [{"what": name, "count": value} for name, value in sheet_rows(balance)]
     link = pages if "://" in pages else f"file://{pages}"
     text = f"{balance.recipe}: {balance.pages['rows']} rows"
     for tell in (
         lambda: create_markdown_artifact(
-            markdown(balance, f"{out}/{sheet}"), "pagemill-report", headline(balance)
+            markdown(balance, f"{out}/{sheet}"), "pagemill-report", "The balance sheet"
         ),
-        lambda: create_table_artifact(rows, "pagemill-balance", headline(balance)),
         lambda: create_table_artifact(shard_rows(work), "pagemill-shards", _shards_line(work)),
         lambda: create_link_artifact(link, text, "pagemill-output", "The rows, as Parquet"),
     ):
@@ -118,7 +116,7 @@ def shard_rows(work: Work) -> list[dict[str, Any]]:
         {
             "shard": receipt.shard,
             "documents": receipt.documents,
-            "pages": ", ".join(f"{n} {status}" for status, n in receipt.pages.items()),
+            "pages": pages_line(receipt.pages),
             "model seconds": round(receipt.gpu_seconds, 1),
             "what": "committed",
         }

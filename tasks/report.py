@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tasks.plan import Reason
@@ -66,6 +67,11 @@ def markdown(balance: Balance, sheet: str) -> str:
 
 def _some(what: str, number: float | None) -> list[tuple[str, Any]]:
     return [(what, number)] if number else []
+
+
+def pages_line(pages: Mapping[str, int]) -> str:
+    """Such as ``12 ok, 1 failed``."""
+    return ", ".join(f"{number} {status}" for status, number in pages.items()) or "none"
 
 
 def _percent(share: float | None) -> str:
