@@ -82,8 +82,8 @@ def backfill(
     source: Url,
     out: Url,
     config: Config = DEFAULT_CONFIG,
-    select: Select = _EVERYTHING,
     dry_run: bool = True,
+    select: Select = _EVERYTHING,
     how: How = _AS_CONFIGURED,
     overrides: Overrides = _NOTHING,
 ) -> State[dict[str, Any]]:
@@ -97,8 +97,8 @@ def backfill(
         source: A folder, glob or URL of PDFs and images, such as s3://bucket/scans.
         out: Where the table grows: an s3:// URL, or a folder that every worker sees.
         config: The model and what it is asked, one of the files in configs/.
-        select: Which documents and pages.
         dry_run: Only show what would be done. Switch it off to do it.
+        select: Which documents and pages, as this form shows it (not as the config says).
         how: Model, runner and workers, where they are not to be as the config says.
         overrides: Any other setting by its dotted name, such as {"limits.max_pages": 5}.
 

@@ -168,8 +168,8 @@ class Select(_Part):
     )
     modified_since: datetime | None = Field(None, description="UTC, as 2026-01-31 or with a time")
     modified_until: datetime | None = Field(None, description="UTC; that instant excluded")
-    min_bytes: int | None = Field(None, ge=0)
-    max_bytes: int | None = Field(None, ge=0)
+    min_bytes: int | None = Field(None, ge=0, description="of a document, at least")
+    max_bytes: int | None = Field(None, ge=0, description="of a document, at most")
     partition: str | None = Field(
         None, description="i/n: the i-th of n shares, by a hash of the uri, for n hosts"
     )
