@@ -29,7 +29,7 @@ check: .venv/installed-test
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(PIP) -e '.[transformers,test]'
+	$(PIP) -e '.[transformers,training,test]'
 	touch $@
 
 test-prefect: .venv/installed-test

@@ -1,0 +1,1 @@
+"""How the default model, pagereader-19m, is made: documents, trainer, export. See README.md."""

@@ -1,0 +1,323 @@
+"""Documents as people have them: a kind, a style, columns of blocks, and wear.
+
+    sample = make(r, world, "page", hard=0.4, wear=1.0)
+    sample.image                # grey, both sides a multiple of 28
+    sample.text, sample.xs, sample.ys
+    sample.caption
+
+`KINDS` is the table to read: each line is a kind of document and what it is made of.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from training import blocks as b
+from training.characters import Array, indices
+from training.degrade import finish, quarter_turns
+from training.figures import Pictures, chart, diagram, in_words
+from training.glyphs import Library
+from training.page import Box, Page, Setting, Style, fitting
+from training.words import Speaker, Texts
+
+CELL = 28
+"""Pixels of one image token; both sides of a picture are a multiple of it."""
+MOST_CELLS = 1280
+LONGEST = 5200
+"""Characters on one page."""
+
+
+class World(NamedTuple):
+    """What documents are made of."""
+
+    texts: Texts
+    library: Library
+    pictures: Pictures
+
+
+@dataclass(frozen=True)
+class Sample:
+    image: Array
+    text: str
+    xs: Array
+    ys: Array
+    caption: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of document."""
+
+    noun: str
+    share: float
+    blocks: dict[b.Block, float]
+    columns: tuple[int, ...] = (1,)
+    face: str = "text"
+    em: tuple[float, float] = (11.5, 18)
+    titled: float = 0.5
+    head: float = 0.3
+    foot: float = 0.45
+    notes: float = 0.0
+    margin: float = 0.0
+    """Chance of a narrow column of small print beside the text."""
+    wear: float = 0.35
+    """Chance that the page was scanned."""
+
+
+_PROSE = {b.paragraph: 10.0, b.heading: 2.0, b.bullets: 0.8, b.numbered: 0.6}
+KINDS = (
+    Kind("text page", 22, {**_PROSE, b.table: 0.6, b.aside: 0.4, b.code: 0.4, b.definitions: 0.3, b.figure: 0.5}, notes=0.2),
+    Kind("text page", 8, {b.paragraph: 10, b.lines: 0.5, b.heading: 0.4}, em=(12, 20), titled=0.15, head=0.6),
+    Kind("scientific page", 9, {**_PROSE, b.references: 1.2, b.table: 0.6, b.figure: 0.8}, em=(11, 14), titled=0.6, margin=0.5, head=0.4, foot=0.8, wear=0.15),
+    Kind("page in columns", 17, {**_PROSE, b.figure: 1.0, b.aside: 0.3, b.table: 0.3, b.references: 0.5}, columns=(2, 2, 2, 3), em=(9.5, 14.5), titled=0.5, head=0.5, notes=0.15),
+    Kind("newspaper page", 5, {b.paragraph: 9, b.heading: 2.2, b.figure: 1.2, b.lines: 0.3}, columns=(3, 4, 2), em=(9.5, 12.5), titled=0.8, wear=0.5),
+    Kind("table", 9, {b.big_table: 6, b.paragraph: 2, b.heading: 1, b.table: 1}, em=(9, 14), titled=0.3, head=0.4, notes=0.3),
+    Kind("typewritten page", 16, {b.paragraph: 8, b.heading: 1.2, b.lines: 1.2, b.pairs: 0.7, b.contents: 0.3, b.table: 0.4, b.numbered: 0.4}, face="typewriter", em=(9.5, 19), titled=0.3, head=0.25, foot=0.3, wear=0.85),
+    Kind("letter", 5, {b.paragraph: 6, b.lines: 3, b.pairs: 0.6}, em=(12, 18), titled=0.15, wear=0.5),
+    Kind("form", 5, {b.form: 6, b.heading: 1.5, b.paragraph: 1, b.pairs: 1.5, b.table: 0.5}, em=(10, 16), titled=0.8, wear=0.5),
+    Kind("invoice", 3, {b.pairs: 2, b.table: 3, b.lines: 2, b.items_with_prices: 1}, em=(10.5, 16), titled=0.7),
+    Kind("receipt", 2, {b.items_with_prices: 5, b.pairs: 2, b.lines: 2}, face="dots", em=(11, 22), titled=0.5, wear=0.6),
+    Kind("table of contents", 2.5, {b.contents: 6, b.heading: 2, b.lines: 0.4}, titled=0.6),
+    Kind("bibliography", 1.5, {b.references: 6, b.heading: 1}, em=(10.5, 14), titled=0.3, head=0.5, wear=0.15),
+    Kind("page of code", 3, {b.code: 5, b.paragraph: 3, b.heading: 1, b.definitions: 2}, wear=0.1),
+    Kind("slide", 3, {b.bullets: 4, b.heading: 1, b.figure: 2, b.lines: 1.5, b.paragraph: 1}, em=(17, 34), titled=0.95, head=0.1, wear=0.1),
+    Kind("print-out", 2, {b.pairs: 2, b.lines: 2, b.table: 2, b.paragraph: 2, b.code: 1}, face="dots", em=(12, 20), wear=0.6),
+    Kind("manual page", 4, {b.definitions: 3, b.paragraph: 4, b.heading: 2, b.code: 2, b.bullets: 1, b.aside: 1}, head=0.7, wear=0.1),
+)
+
+
+def make(r: random.Random, world: World, kind: str, hard: float = 0.4, wear: float = 1.0, longest_line: int = 60) -> Sample:
+    """One sample: `line`, `part`, `page`, `picture` or `blank`; `wear` scales the damage."""
+    maker = {"line": _line, "part": _part, "page": _page, "picture": _picture, "blank": _blank}[kind]
+    say = Speaker(r, world.texts, hard)
+    page, caption, worn = maker(r, world, say, longest_line)
+    text, xs, ys = page.result()
+    damage = 0.0 if r.random() > wear else (r.uniform(0.35, 1.0) if worn else r.choice([0, 0, r.uniform(0, 0.3)]))
+    image, xs, ys = finish(r, page, xs, ys, damage)
+    if text and r.random() < {"line": 0.25, "part": 0.25}.get(kind, 0.12) * wear:
+        image, xs, ys = quarter_turns(image, xs, ys, r.choice([1, 1, 2, 2, 3, 3]))
+    return Sample(image, text, xs, ys, caption)
+
+
+def _log_uniform(r: random.Random, low: float, high: float) -> float:
+    return math.exp(r.uniform(math.log(low), math.log(high)))
+
+
+def _scale(r: random.Random) -> float:
+    """How much finer a page is drawn than it is read; 1 is the look of a screen."""
+    return 1.0 if r.random() < 0.3 else r.uniform(1.25, 2.1)
+
+
+def _face(r: random.Random) -> str:
+    return r.choices(["text", "typewriter", "mono", "dots", "hand"], [76, 16, 3, 3, 2])[0]
+
+
+def _line(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[Page, str, bool]:
+    em = _log_uniform(r, 8.5, 44) if r.random() < 0.5 else _log_uniform(r, 9.5, 22)
+    scale = _scale(r)
+    style = Style(r, world.library, em, scale, _face(r))
+    text = say.line(r.randint(1, longest))
+    room = 1100 * style.scale
+    while len(text) > 1 and len(text) * style.body.size * 0.6 > room:
+        text = text[: int(len(text) * 0.8)].strip() or "a"
+    wide = float(style.body.advance[indices(fitting(text, style.body))].sum()) + len(text) * max(0, style.tracking + style.word_space)
+    width = min(40, max(1, math.ceil((wide / style.scale + em * r.uniform(0.4, 2.5)) / CELL))) * CELL
+    height = min(6, max(1, math.ceil(em * r.uniform(1.25, 2.6) / CELL))) * CELL
+    page = Page(r, width, height, style.scale)
+    x, y = r.uniform(0.15, 0.85) * max(0, page.across - wide), r.uniform(0.1, 0.9) * max(0, page.down - style.em * 1.15)
+    page.write(text, style.body, style, Box(x, y, 1e9, 1e9))
+    return page, "A line of text.", r.random() < 0.4
+
+
+def _part(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[Page, str, bool]:
+    """A piece of a page: mostly one paragraph, or a few blocks of one kind of document."""
+    em = _log_uniform(r, 9, 30) if r.random() < 0.5 else _log_uniform(r, 9.5, 18)
+    across, down = r.randint(7, 34), r.randint(2, 17)
+    down = max(2, min(down, 700 // across))
+    kind = _kind(r)
+    style = Style(r, world.library, em, _scale(r), kind.face)
+    page = Page(r, across * CELL, down * CELL, style.scale)
+    x, y = page.across * r.uniform(0.01, 0.1) + 2, page.down * r.uniform(0.01, 0.06) + 1
+    box = Box(x, y, page.across - 2 * x, page.down - y * 0.5)
+    if r.random() < 0.45:
+        b.write_column(page, style, say, box, kind.blocks, 1800)
+        page.rest = ""
+    if not page.length:
+        length = int(max(8, across * down * CELL * CELL / em / em * r.uniform(0.5, 1.6)))
+        how = Setting("justified" if style.justified else "left", style.indent)
+        page.write(say.prose(length), style.body, style, box._replace(bottom=box.bottom + style.em * 0.3), how)
+        page.counts["paragraph"] += 1
+    return page, _describe(page, "piece of text", 1), r.random() < kind.wear
+
+
+def _kind(r: random.Random) -> Kind:
+    return r.choices(KINDS, [kind.share for kind in KINDS])[0]
+
+
+def _page(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[Page, str, bool]:
+    kind = _kind(r)
+    across, down = _page_cells(r, kind)
+    low, high = kind.em
+    style = Style(r, world.library, _log_uniform(r, low, high), _scale(r), kind.face)
+    page = Page(r, across * CELL, down * CELL, style.scale)
+    mx, my = page.across * r.uniform(0.04, 0.14), page.down * r.uniform(0.03, 0.09)
+    body = Box(mx, my, page.across - 2 * mx, page.down - my)
+    body = _running_head(page, style, say, kind, body)
+    foot = r.random() < kind.foot
+    bottom = body.bottom - (style.em * 1.8 if foot else 0)
+    notes_at = bottom - style.em * r.uniform(3, 6) if r.random() < kind.notes else bottom
+    body = body._replace(bottom=notes_at)
+    if r.random() < 0.2:  # the page is not full
+        body = body._replace(bottom=body.y + (body.bottom - body.y) * r.uniform(0.1, 0.9))
+    columns = r.choice(kind.columns)
+    columns = columns if body.width / columns > style.em * 11 else 1
+    if columns > 1:
+        style.justified = r.random() < 0.8
+    if r.random() < kind.titled:
+        top = b.title(page, style, say, body)
+        body = body._replace(y=top or body.y)
+    if columns == 1 and r.random() < kind.margin and page.length:
+        body = _margin_column(page, style, say, body)
+    _columns(page, style, say, kind, body, columns)
+    if notes_at < bottom:
+        b.footnotes(page, style, say, Box(body.x, notes_at, body.width, bottom))
+    if foot:
+        _running_foot(page, style, say, mx, my)
+    return page, _describe(page, kind.noun, columns), r.random() < kind.wear
+
+
+def _page_cells(r: random.Random, kind: Kind) -> tuple[int, int]:
+    ratio = r.choice([1.294, 1.294, 1.414, 1.414, r.uniform(0.7, 1.6)])
+    if kind.noun == "slide":
+        ratio = r.choice([0.5625, 0.75])
+    elif kind.noun == "receipt":
+        ratio = r.uniform(1.3, 3.2)
+    cells = r.randint(400, MOST_CELLS) if r.random() < 0.3 or kind.noun == "receipt" else r.randint(1050, MOST_CELLS)
+    across = max(10, int(math.sqrt(cells / ratio)))
+    return across, max(10, min(int(cells / across), 60))
+
+
+def _running_head(page: Page, style: Style, say: Speaker, kind: Kind, body: Box) -> Box:
+    r = page.r
+    if r.random() > kind.head:
+        return body
+    y = max(2.0, body.y - style.em * 1.2)
+    face = r.choice([style.body, style.italic, style.small])
+    shape = r.random()
+    if shape < 0.4:
+        page.write_line(say.title(40), face, style, body.x, y, width=body.width * 0.55)
+        page.say(" ")
+        page.write_line(r.choice([say.title(24), str(r.randint(1, 900)), say.date()]), face, style, body.x + body.width * 0.6, y, "right", body.width * 0.4)
+    elif shape < 0.5:
+        page.write_line(f"- {r.randint(1, 400)} -", face, style, body.x, y, "centre", body.width)
+    else:
+        page.write_line(r.choice([say.title(50), say.line(50), str(r.randint(1, 900))]), face, style, body.x, y, r.choice(["left", "centre", "right"]), body.width)
+    if r.random() < 0.4:
+        page.rule(body.x, y + style.em * 1.4, body.x + body.width, r.randint(100, 255))
+    return body._replace(y=y + style.em * r.uniform(1.8, 3.5))
+
+
+def _running_foot(page: Page, style: Style, say: Speaker, mx: float, my: float) -> None:
+    r = page.r
+    number = r.randint(1, 999)
+    y = page.down - my - style.em * r.uniform(0.2, 1.0)
+    page.separate()
+    if r.random() < 0.25:
+        page.rule(mx, y - style.em * 0.5, page.across - mx, r.randint(100, 255))
+    text = r.choice([str(number), str(number), f"Page {number}", f"{number} / {number + 9}", f"- {number} -", say.line(50), say.line(100)])
+    face = r.choice([style.body, style.small])
+    if len(text) > 20 and r.random() < 0.5:
+        page.write_line(text, face, style, mx, y, width=(page.across - 2 * mx) * 0.8)
+        page.say(" ")
+        page.write_line(str(number), face, style, mx, y, "right", page.across - 2 * mx)
+    else:
+        page.write_line(text, face, style, mx, y, r.choice(["centre", "centre", "right", "left"]), page.across - 2 * mx)
+
+
+def _margin_column(page: Page, style: Style, say: Speaker, body: Box) -> Box:
+    """Small print in a narrow column on the left, read before the text."""
+    r = page.r
+    wide = body.width * r.uniform(0.2, 0.28)
+    face = style.library.at(style.second, "r", style.em * 0.72)
+    y = body.y + style.em * r.uniform(0, 6)
+    for _ in range(r.randint(2, 6)):
+        if y + style.em * 4 > body.bottom:
+            break
+        page.separate()
+        for number in range(r.randint(1, 4)):
+            if number:
+                page.say("\n")
+            text = r.choice([lambda: say.title(18), say.number, say.date, lambda: say.prose(60), lambda: f"• {say.word()}"])()
+            y, _rest = page.write(text, face, style, Box(body.x, y, wide, body.bottom), Setting(leading=face.size * 1.2))
+        y += style.em
+    gap = style.em * r.uniform(1, 2)
+    return body._replace(x=body.x + wide + gap, width=body.width - wide - gap)
+
+
+def _columns(page: Page, style: Style, say: Speaker, kind: Kind, body: Box, columns: int) -> None:
+    """The columns, one after the other; a wide figure or table may stand above or below them."""
+    r = page.r
+    if columns > 1 and r.random() < 0.25:
+        top = r.choice([b.figure, b.big_table])(page, style, say, body._replace(bottom=body.y + (body.bottom - body.y) * 0.4))
+        body = body._replace(y=top or body.y)
+    gap = style.em * r.uniform(1.2, 2.6)
+    wide = (body.width - gap * (columns - 1)) / columns
+    ruled = columns > 1 and r.random() < 0.25
+    begun = page.length
+    for column in range(columns):
+        box = Box(body.x + column * (wide + gap), body.y, wide, body.bottom)
+        share = begun + (LONGEST - begun) * (column + 1) / columns
+        b.write_column(page, style, say, box, kind.blocks, int(share))
+        if ruled and column:
+            page.line((box.x - gap / 2, body.y), (box.x - gap / 2, body.bottom), 160)
+    page.rest = ""
+
+
+def _picture(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[Page, str, bool]:
+    """A picture alone: photograph, drawing, plot, chart with a title, diagram, a table's picture."""
+    across = r.randint(7, 38)
+    down = r.randint(max(4, across // 3), min(MOST_CELLS // across, across * 2, 38))
+    kind = r.choices(["photo", "drawing", "plot", "chart", "diagram", "table"], [26, 10, 34, 12, 14, 4])[0]
+    style = Style(r, world.library, _log_uniform(r, 9.5, 20), _scale(r))
+    page = Page(r, across * CELL, down * CELL, style.scale)
+    if kind in ("photo", "drawing", "plot"):
+        grey, caption = getattr(world.pictures, kind)(r, page.across, page.down)
+        page.paste(0, 0, grey)
+        return page, caption, r.random() < 0.1
+    inset = page.across * r.uniform(0.02, 0.08)
+    box = Box(inset, page.down * 0.04, page.across - 2 * inset, page.down * 0.96)
+    named = ""
+    if r.random() < 0.55 and kind != "table":
+        y, _ = page.write(say.title(34), style.bold, style, box, Setting("centre", longest=2))
+        named = page.result()[0].replace("\n", " ")
+        page.say("\n")
+        box = box._replace(y=y + style.em * 0.5)
+    if kind == "table":
+        b.table(page, style, say, box, (3, 9), (2, 6))
+        return page, _describe(page, "table", 1), r.random() < 0.2
+    drawn = (chart if kind == "chart" else diagram)(page, style, say, box.x, box.y, box.width, box.bottom - box.y - style.em)
+    return page, f"{drawn[0].upper()}{drawn[1:]}{f', titled “{named}”' if named else ''}.", r.random() < 0.1
+
+
+def _blank(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[Page, str, bool]:
+    page = Page(r, r.randint(4, 34) * CELL, r.randint(4, 34) * CELL, 1.0)
+    return page, "A blank page.", r.random() < 0.6
+
+
+def _describe(page: Page, noun: str, columns: int) -> str:
+    """The kind of document, then what is on it: "A text page with a title and two paragraphs."."""
+    counts = page.counts
+    said = [f"{'a' if number == 1 else in_words(number)} {name}{'s' if number > 1 else ''}" for name in
+            ("title", "heading", "paragraph", "list", "field", "short line", "photograph", "drawing", "chart", "diagram")
+            if (number := counts[name])]  # fmt: skip
+    if counts["table"]:
+        said.append(f"a table of {page.shape}" if counts["table"] == 1 else f"{in_words(counts['table'])} tables")
+    start = f"{'An' if noun[0] in 'aeiou' else 'A'} {noun}"
+    if columns > 1:
+        start = f"{start.replace(' in columns', '')} in {in_words(columns)} columns"
+    if not said:
+        return f"{start}."
+    return f"{start} with {said[0] if len(said) == 1 else ', '.join(said[:-1]) + ' and ' + said[-1]}."

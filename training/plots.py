@@ -1,0 +1,204 @@
+"""Plots as people publish them, drawn with matplotlib ahead of training, with what they are.
+
+    write_plots(Path("DATA/pictures/plot"), count=600)      # 3 minutes on 2 cores
+
+Each is a grey JPEG; `captions.json` says what it shows. Maps come from Natural Earth's public
+domain outlines, if geopandas 0.14 (the last to bring them along) is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve").split()
+WORDS = (
+    "time distance age price depth energy weight speed year month sample group count share rate "
+    "error temperature pressure income score region model control treated north south total "
+    "series mean signal phase frequency amplitude index density population budget revenue"
+).split()
+
+Plot = Callable[[Any, random.Random, Any], str]
+
+
+def bars(axes: Any, r: random.Random, g: Any) -> str:
+    n = r.randint(2, 9)
+    names = [r.choice(WORDS).capitalize() for _ in range(n)]
+    heights = g.uniform(1, 10, n)
+    if r.random() < 0.3:
+        axes.barh(range(n), heights, color=f"C{r.randrange(9)}")
+        axes.set_yticks(range(n), names)
+    else:
+        if r.random() < 0.4:
+            for k in range(m := r.randint(2, 3)):
+                axes.bar(np.arange(n) + k * 0.8 / m, g.uniform(1, 10, n), 0.8 / m, label=r.choice(WORDS))
+            axes.legend(fontsize=6)
+        else:
+            axes.bar(range(n), heights, color=f"C{r.randrange(9)}", width=r.uniform(0.4, 0.9))
+        axes.set_xticks(range(n), names, rotation=r.choice([0, 0, 45, 90]))
+    return "a bar chart"
+
+
+def lines(axes: Any, r: random.Random, g: Any) -> str:
+    n = r.randint(1, 4)
+    x = np.linspace(0, r.choice([1, 10, 100]), r.choice([8, 30, 200]))
+    for k in range(n):
+        y = g.normal(0, 1, len(x)).cumsum() if r.random() < 0.5 else np.sin(x / x[-1] * r.uniform(3, 20) + k)
+        axes.plot(x, y, r.choice(["-", "-", "--", ".-", "o-"]), lw=r.uniform(0.7, 2), ms=3, label=r.choice(WORDS))
+    if n > 1 and r.random() < 0.7:
+        axes.legend(fontsize=6)
+    return "a line chart with " + ("one line" if n == 1 else f"{NUMBERS[n]} lines")
+
+
+def points(axes: Any, r: random.Random, g: Any) -> str:
+    for _ in range(r.randint(1, 3)):
+        axes.scatter(*g.normal(r.uniform(-2, 2), 1, (2, r.randint(15, 150))), s=r.uniform(3, 25), alpha=0.7)
+    return "a scatter plot"
+
+
+def pie(axes: Any, r: random.Random, g: Any) -> str:
+    n = r.randint(2, 6)
+    form = r.choice([None, "%1.0f%%"])
+    axes.pie(g.uniform(1, 5, n), labels=[r.choice(WORDS) for _ in range(n)], autopct=form, textprops={"fontsize": 6})
+    return f"a pie chart with {NUMBERS[n]} slices"
+
+
+def histogram(axes: Any, r: random.Random, g: Any) -> str:
+    axes.hist(g.gamma(r.uniform(1, 5), 1, 800), bins=r.randint(12, 40), color=f"C{r.randrange(9)}")
+    return "a histogram"
+
+
+def heat_map(axes: Any, r: random.Random, g: Any) -> str:
+    n, m = r.randint(3, 10), r.randint(3, 10)
+    values = g.normal(0, 1, (n, m))
+    axes.imshow(values, cmap=r.choice(["viridis", "PiYG", "Greens", "coolwarm", "magma"]), aspect="auto")
+    if r.random() < 0.6:
+        for i in range(n):
+            for j in range(m):
+                axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=5)
+    axes.set_xticks(range(m), [r.choice(WORDS)[:4] for _ in range(m)], rotation=r.choice([0, 90]))
+    axes.set_yticks(range(n), [r.choice(WORDS)[:5] for _ in range(n)])
+    return "a heat map"
+
+
+def _hills(r: random.Random) -> tuple[Any, Any, Any]:
+    x, y = np.meshgrid(np.linspace(-2, 2, 40), np.linspace(-2, 2, 40))
+    z = np.zeros_like(x)
+    for _ in range(r.randint(2, 5)):
+        a, b, w = r.uniform(-1.5, 1.5), r.uniform(-1.5, 1.5), r.uniform(0.3, 1.5)
+        z += r.uniform(-1, 1) * np.exp(-((x - a) ** 2 + (y - b) ** 2) / w)
+    return x, y, z
+
+
+def contours(axes: Any, r: random.Random, g: Any) -> str:
+    style = r.choice([axes.contour, axes.contourf])
+    style(*_hills(r), levels=r.randint(6, 14), cmap=r.choice(["viridis", "PiYG", "terrain", "gray"]))
+    return "a contour plot"
+
+
+def surface(axes: Any, r: random.Random, g: Any) -> str:
+    if r.random() < 0.25:  # blocks, as geologists draw them
+        filled = np.ones((6, 6, 5), bool)
+        colours = np.empty((6, 6, 5), object)
+        for layer in range(5):
+            colours[:, :, layer] = f"C{r.randrange(9)}"
+        axes.voxels(filled, facecolors=colours, edgecolor=r.choice([None, "k"]), lw=0.2)
+    else:
+        steps = r.choice([1, 2, 3])
+        x, y, z = _hills(r)
+        if r.random() < 0.8:
+            axes.plot_surface(x, y, z, cmap=r.choice(["viridis", "terrain", "magma"]), rstride=steps, cstride=steps)
+        else:
+            axes.plot_wireframe(x, y, z, rstride=steps, cstride=steps, lw=0.5)
+    axes.view_init(r.uniform(15, 50), r.uniform(0, 360))
+    return "a three-dimensional plot"
+
+
+def arrows(axes: Any, r: random.Random, g: Any) -> str:
+    x, y, z = _hills(r)
+    if r.random() < 0.5:
+        axes.streamplot(x, y, np.gradient(z)[0], np.gradient(z)[1], density=0.8, linewidth=0.7)
+    else:
+        axes.quiver(x[::3, ::3], y[::3, ::3], np.gradient(z)[0][::3, ::3], np.gradient(z)[1][::3, ::3])
+    return "a plot of arrows"
+
+
+def boxes(axes: Any, r: random.Random, g: Any) -> str:
+    axes.boxplot([g.normal(r.uniform(0, 3), 1, 60) for _ in range(r.randint(3, 8))])
+    return "a box plot"
+
+
+def world(axes: Any, r: random.Random, g: Any) -> str:
+    import geopandas
+
+    shapes = geopandas.read_file(geopandas.datasets.get_path("naturalearth_lowres"))
+    shapes.plot(ax=axes, column=r.choice([None, "pop_est", "continent"]), edgecolor=r.choice(["k", "w", "0.5"]),
+                linewidth=0.4, **({"color": "0.8"} if r.random() < 0.3 else {}))  # fmt: skip
+    if r.random() < 0.8:
+        x, y, span = r.uniform(-120, 120), r.uniform(-40, 60), r.uniform(15, 70)
+        axes.set_xlim(x - span, x + span)
+        axes.set_ylim(y - span * 0.7, y + span * 0.7)
+    if r.random() < 0.4:
+        axes.set_axis_off()
+    return "a map"
+
+
+PLOTS: dict[Plot, float] = {bars: 3, lines: 4, points: 3, pie: 2, histogram: 1, heat_map: 2.5, contours: 2,
+                            surface: 4, arrows: 1, boxes: 1, world: 3}  # fmt: skip
+
+
+def draw(seed: int, file: Path) -> str:
+    """One plot, or several on one sheet; the caption."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    r, g = random.Random(seed), np.random.default_rng(seed)
+    rows, columns = r.choices([(1, 1), (1, 2), (2, 2), (1, 3), (1, 4), (2, 3), (2, 5)], [16, 2, 2, 1, 1, 1, 1])[0]
+    size = (columns * r.uniform(2, 3), rows * r.uniform(1.6, 2.4)) if rows * columns > 1 else (r.uniform(3, 5), r.uniform(2.4, 4))
+    figure = plt.figure(figsize=size, dpi=100)
+    same = r.choices(list(PLOTS), list(PLOTS.values()))[0]
+    captions = []
+    plt.rcParams["font.size"] = r.uniform(5.5, 9)
+    for place in range(1, rows * columns + 1):
+        plot = same if r.random() < 0.75 else r.choices(list(PLOTS), list(PLOTS.values()))[0]
+        axes = figure.add_subplot(rows, columns, place, **({"projection": "3d"} if plot is surface else {}))
+        try:
+            captions.append(plot(axes, r, g))
+        except (ImportError, AttributeError):
+            captions.append(contours(axes, r, g))
+        if r.random() < 0.5:
+            axes.set_title(" ".join(r.choices(WORDS, k=r.randint(1, 4))).capitalize(), fontsize=r.uniform(6, 11))
+        if r.random() < 0.5 and plot not in (pie, surface, world):
+            axes.set_xlabel(r.choice(WORDS))
+            axes.set_ylabel(r.choice(WORDS))
+        if r.random() < 0.2 and plot is not surface:
+            axes.grid(True, lw=0.3)
+    if r.random() < 0.7:
+        figure.tight_layout()
+    figure.savefig(file.with_suffix(".png"))
+    plt.close(figure)
+    image = Image.open(file.with_suffix(".png")).convert("RGB").convert("L", (1 / 3, 1 / 3, 1 / 3, 0))
+    image.thumbnail((460, 460))
+    image.save(file, quality=80)
+    file.with_suffix(".png").unlink()
+    if len(captions) == 1:
+        return f"{captions[0].capitalize()}."
+    return f"{NUMBERS[len(captions)].capitalize()} plots side by side; the first is {captions[0]}."
+
+
+def write_plots(place: Path, count: int = 600, processes: int = 2) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    files = [place / f"{number:04d}.jpg" for number in range(count)]
+    with ProcessPoolExecutor(processes) as pool:
+        captions = list(pool.map(draw, range(count), files, chunksize=8))
+    listed = {file.name: caption for file, caption in zip(files, captions, strict=True)}
+    (place / "captions.json").write_text(json.dumps(listed, indent=0))
