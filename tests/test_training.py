@@ -1,0 +1,227 @@
+"""How the default model is made: documents, packs, the packed twin, and that it learns to read."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reportlab
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+
+from training import blocks, documents
+from training.characters import CHARACTERS, indices, keep
+from training.degrade import quarter_turns
+from training.documents import CELL, KINDS, World, make
+from training.export import export, special_ids, to_checkpoint
+from training.figures import Pictures
+from training.glyphs import Library
+from training.model import TINY, PageReader, load_checkpoint
+from training.optimizer import Optimizer
+from training.packing import Item, Maker, PackSize, stage, window_order
+from training.words import Texts
+
+PROJECT = Path(__file__).resolve().parents[1]
+MODEL = PROJECT / "models" / "pagereader-19m"
+LINES = ("Invoice 4711", "Zürich, 3 May", "no cats", "12,50 €", "Total", "Page 9 of 9", "être", "x = y + 1")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The project's own documentation in reportlab's free faces, without pictures."""
+    data = tmp_path_factory.mktemp("data")
+    (data / "text").mkdir()
+    paragraphs = [keep(line) for line in (PROJECT / "DESIGN.md").read_text().splitlines()]
+    (data / "text" / "en.txt").write_text("\n".join(p for p in paragraphs if len(p) > 40))
+    (data / "fonts" / "text").mkdir(parents=True)
+    faces = Path(reportlab.__file__).parent / "fonts"
+    for name, style in (("Vera", "r"), ("VeraBd", "b"), ("VeraIt", "i")):
+        shutil.copy(faces / f"{name}.ttf", data / "fonts" / "text" / f"Vera__{style}.ttf")
+    made = World(Texts(data / "text"), Library(data / "fonts"), Pictures(data / "pictures"))
+    blocks.PICTURES[:] = [made.pictures]
+    return made
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+
+
+def test_what_cannot_be_drawn_is_left_out() -> None:
+    assert keep("a\u4e00b\n c\u00a0d") == "ab c d"
+    assert [CHARACTERS[place] for place in indices("é€")] == ["é", "€"]
+
+
+@pytest.mark.parametrize("kind", ["line", "part", "page", "picture", "blank"])
+def test_a_document_is_a_picture_its_text_and_where_it_stands(world: World, kind: str) -> None:
+    for seed in range(12):
+        sample = make(random.Random(seed), world, kind)
+        rows, columns = sample.image.shape
+        assert rows % CELL == columns % CELL == 0
+        assert len(sample.text) == len(sample.xs) == len(sample.ys)
+        assert sample.caption.startswith(("A ", "An "))
+        known = ~np.isnan(sample.xs)
+        inside = (sample.xs[known] > -CELL) & (sample.xs[known] < columns + CELL)
+        assert inside.mean() > 0.9 if known.any() else kind in ("picture", "blank")
+
+
+def test_every_kind_of_document_can_be_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in KINDS:
+        monkeypatch.setattr(documents, "_kind", lambda r, kind=kind: kind)
+        texts = [make(random.Random(seed), world, "page").text for seed in range(4)]
+        assert any(texts), kind.noun
+
+
+def test_the_same_seed_makes_the_same_document(world: World) -> None:
+    first, second = (make(random.Random(7), world, "page") for _ in range(2))
+    assert first.text == second.text
+    assert (first.image == second.image).all()
+
+
+def test_places_turn_with_the_page() -> None:
+    image = np.zeros((40, 60), np.uint8)
+    image[5, 50] = 255
+    for turns in range(4):
+        turned, xs, ys = quarter_turns(image, np.array([50.0]), np.array([5.0]), turns)
+        assert turned[int(ys[0]), int(xs[0])] == 255
+
+
+def test_windows_hold_every_cell_once() -> None:
+    order, sizes = window_order(7, 10)
+    assert sorted(order) == list(range(70))
+    assert sum(sizes) == 70
+    assert max(sizes) == 16
+
+
+def _items(maker: Maker, kinds: tuple[str, ...], most: int = 200) -> list[Item]:
+    items = []
+    for kind in kinds:
+        item = None
+        while item is None or item.cells > most:
+            item = maker.sample(stage(1.0), kind)
+        items.append(item)
+    return items
+
+
+def _packed(maker: Maker, items: list[Item], cells: int) -> dict[str, torch.Tensor]:
+    size = PackSize(cells)
+    pack = size.views(np.zeros(size.bytes, np.uint8))
+    used = maker.fill(pack, size, iter(items))
+    assert used["samples"] == len(items)
+    return {name: torch.from_numpy(array) for name, array in pack.items()}
+
+
+def test_the_packed_model_computes_what_transformers_does(world: World, tokenizer: Any) -> None:
+    maker = Maker(world, tokenizer, seed=3, corrupt=False)
+    items = _items(maker, ("line", "part", "picture"))
+    torch.manual_seed(0)
+    model = PageReader(TINY)
+    batch = _packed(maker, items, 640)
+    with torch.no_grad():
+        hidden, _ = model.read(batch, model.see(batch))
+        logits = hidden @ model.embed.weight.T
+    twin = to_checkpoint(model, special_ids(tokenizer))
+    ends = np.cumsum([0, *(len(item.tokens) for item in items)])
+    for item, (first, last) in zip(items, pairwise(ends), strict=True):
+        cells = item.patches.reshape(-1, 4, 196)[item.place_of_cell].reshape(-1, 196)
+        patches = torch.from_numpy(cells.astype(np.float32) * (2 / 255) - 1).repeat(1, 6)
+        rows, columns = item.cell_place.max(0) + 1
+        tokens = torch.from_numpy(item.tokens)[None].long()
+        with torch.no_grad():
+            theirs = twin(
+                input_ids=tokens,
+                pixel_values=patches,
+                image_grid_thw=torch.tensor([[1, rows * 2, columns * 2]]),
+                mm_token_type_ids=(tokens == maker.image).int(),
+            ).logits[0]
+        assert torch.allclose(logits[first:last], theirs, atol=2e-4)
+
+
+def test_the_shipped_weights_come_back(tmp_path: Path) -> None:
+    model = PageReader()
+    load_checkpoint(model, MODEL)
+    export(model, MODEL, tmp_path)
+    again = PageReader()
+    load_checkpoint(again, tmp_path)
+    for name, weight in model.named_parameters():
+        if not name.startswith("aux"):
+            assert torch.allclose(weight, again.get_parameter(name), atol=1e-2), name
+    assert max(shard.stat().st_size for shard in tmp_path.glob("*.safetensors")) < 15e6
+
+
+def _lines(world: World, maker: Maker) -> list[Item]:
+    items = []
+    for number, text in enumerate(LINES):
+        image = np.full((CELL, 5 * CELL), 255, np.uint8)
+        from training.page import Box, Page, Style
+
+        page = Page(random.Random(number), 5 * CELL, CELL, 1.0)
+        style = Style(random.Random(1), world.library, 14, 1.0)
+        page.write(text, style.body, style, Box(6, 6, 1e9, 1e9))
+        image = 255 - page.cover
+        said, xs, ys = page.result()
+        sample = documents.Sample(image, said, xs, ys, "")
+        item = maker.item(sample, 0, False, maker.transcribe[0])
+        assert item is not None
+        items.append(item)
+    return items
+
+
+def test_a_tiny_model_learns_to_read_lines(
+    world: World, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Only the picture tells the lines apart, so it has to look; read back by transformers."""
+    torch.manual_seed(0)
+    maker = Maker(world, tokenizer, seed=1, corrupt=False)
+    items = _lines(world, maker)
+    batch = _packed(maker, items, 224)
+    model = PageReader(TINY)
+    optimizer = Optimizer(model, 6e-3, 3e-3)
+    right = 0.0
+    for step in range(300):
+        loss, measures = model(batch, (0.3, 0.1), sampled_cells=64)
+        loss.backward()
+        optimizer.step(min(1.0, (step + 1) / 10))
+        model.zero_grad(set_to_none=True)
+        right = float(measures[:, 1].sum() / measures[:, 0].sum())
+        if right == 1.0 and float(measures[:, 2].sum() / measures[:, 0].sum()) < 0.05:
+            break
+    assert right > 0.95
+    assert _read_back(model, items[:3], tokenizer) == [keep(line) for line in LINES[:3]]
+
+
+def _read_back(model: PageReader, items: list[Item], tokenizer: Any) -> list[str]:
+    twin = to_checkpoint(model, special_ids(tokenizer))
+    image, texts = tokenizer.token_to_id("<|image_pad|>"), []
+    for item in items:
+        cells = item.patches.reshape(-1, 4, 196)[item.place_of_cell].reshape(-1, 196)
+        patches = torch.from_numpy(cells.astype(np.float32) * (2 / 255) - 1).repeat(1, 6)
+        rows, columns = item.cell_place.max(0) + 1
+        asked = torch.from_numpy(item.tokens[: item.answer_at[0] + 1])[None].long()
+        said = twin.generate(
+            input_ids=asked,
+            attention_mask=torch.ones_like(asked),
+            pixel_values=patches,
+            image_grid_thw=torch.tensor([[1, rows * 2, columns * 2]]),
+            mm_token_type_ids=(asked == image).int(),
+            max_new_tokens=24,
+            do_sample=False,
+        )
+        texts.append(tokenizer.decode(said[0, asked.shape[1] :].tolist()).strip())
+    return texts
+
+
+def test_plots_say_what_they_are(tmp_path: Path) -> None:
+    from training.plots import draw
+
+    captions = {draw(seed, tmp_path / f"{seed}.jpg") for seed in range(3)}
+    assert all(caption.endswith(".") for caption in captions)
+    assert all(Image.open(file).mode == "L" for file in tmp_path.glob("*.jpg"))
