@@ -25,11 +25,21 @@ from training.glyphs import Library
 from training.model import TINY, PageReader, load_checkpoint
 from training.optimizer import Optimizer
 from training.packing import Item, Maker, PackSize, stage, window_order
+from training.page import Box, Page, Style
 from training.words import Texts
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = PROJECT / "models" / "pagereader-19m"
-LINES = ("Invoice 4711", "Zürich, 3 May", "no cats", "12,50 €", "Total", "Page 9 of 9", "être", "x = y + 1")
+LINES = (
+    "Invoice 4711",
+    "Zürich, 3 May",
+    "no cats",
+    "12,50 €",
+    "Total",
+    "Page 9 of 9",
+    "être",
+    "x = y + 1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +81,7 @@ def test_a_document_is_a_picture_its_text_and_where_it_stands(world: World, kind
         assert inside.mean() > 0.9 if known.any() else kind in ("picture", "blank")
 
 
-def test_every_kind_of_document_can_be_made(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_kind_of_document_can_be_made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in KINDS:
         monkeypatch.setattr(documents, "_kind", lambda r, kind=kind: kind)
         texts = [make(random.Random(seed), world, "page").text for seed in range(4)]
@@ -160,9 +168,6 @@ def test_the_shipped_weights_come_back(tmp_path: Path) -> None:
 def _lines(world: World, maker: Maker) -> list[Item]:
     items = []
     for number, text in enumerate(LINES):
-        image = np.full((CELL, 5 * CELL), 255, np.uint8)
-        from training.page import Box, Page, Style
-
         page = Page(random.Random(number), 5 * CELL, CELL, 1.0)
         style = Style(random.Random(1), world.library, 14, 1.0)
         page.write(text, style.body, style, Box(6, 6, 1e9, 1e9))
@@ -175,9 +180,7 @@ def _lines(world: World, maker: Maker) -> list[Item]:
     return items
 
 
-def test_a_tiny_model_learns_to_read_lines(
-    world: World, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_a_tiny_model_learns_to_read_lines(world: World, tokenizer: Any, tmp_path: Path) -> None:
     """Only the picture tells the lines apart, so it has to look; read back by transformers."""
     torch.manual_seed(0)
     maker = Maker(world, tokenizer, seed=1, corrupt=False)

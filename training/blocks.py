@@ -7,6 +7,7 @@ Text that found no room at the end of a column is kept in `page.rest` for the ne
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -36,11 +37,16 @@ def heading(page: Page, style: Style, say: Speaker, box: Box, level: int = 2) ->
         text = " ".join(text.split())
     if style.numbered and level == 2:
         style.section += 1
-        text = f"{style.section}{r.choice(['.', '', f'.{r.randint(1, 9)}', f'.{r.randint(1, 9)}.{r.randint(1, 9)}'])} {text}"
+        below = f".{r.randint(1, 9)}"
+        text = f"{style.section}{r.choice(['.', '', below, below + below])} {text}"
     mark = page.mark()
     page.separate()
     page.say("#" * level + " ")
-    how = Setting("centre" if style.centred_headings else "left", longest=3, underline=style.kind == "typewriter" and r.random() < 0.5)
+    how = Setting(
+        "centre" if style.centred_headings else "left",
+        longest=3,
+        underline=style.kind == "typewriter" and r.random() < 0.5,
+    )
     below, rest = page.write(text, face, style, box._replace(y=y), how)
     if rest == text or below == y:
         page.take_back(mark)
@@ -57,17 +63,31 @@ def title(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         return y
     how = Setting("centre" if style.centred_headings else "left")
     for _ in range(r.randint(1, 3)):
-        text = r.choice([lambda: ", ".join(say.name() for _ in range(r.randint(1, 5))), say.date, lambda: say.line(60)])()
+        text = r.choice(
+            [
+                lambda: ", ".join(say.name() for _ in range(r.randint(1, 5))),
+                say.date,
+                lambda: say.line(60),
+            ]
+        )()
         if y + style.leading > box.bottom:
             break
         page.separate("\n" if _ else "\n\n")
-        y, _rest = page.write(text, r.choice([style.body, style.body, style.italic, style.small]), style, box._replace(y=y), how)
+        y, _rest = page.write(
+            text,
+            r.choice([style.body, style.body, style.italic, style.small]),
+            style,
+            box._replace(y=y),
+            how,
+        )
     return y + style.em * r.uniform(0.3, 1.5)
 
 
 def paragraph(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     r = page.r
-    length = r.choice([r.randint(30, 160), r.randint(120, 500), r.randint(300, 900), r.randint(500, 1300)])
+    length = r.choice(
+        [r.randint(30, 160), r.randint(120, 500), r.randint(300, 900), r.randint(500, 1300)]
+    )
     text = page.rest or say.prose(length)
     going_on = bool(page.rest)
     if r.random() < 0.04 and not going_on:
@@ -81,7 +101,9 @@ def paragraph(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         page.take_back(mark)
         return None
     page.rest = rest.strip() if len(rest.strip()) > 1 else ""
-    page.joined = bool(rest) and not text[: len(text) - len(rest)].endswith(" ") and not rest.startswith(" ")
+    page.joined = (
+        bool(rest) and not text[: len(text) - len(rest)].endswith(" ") and not rest.startswith(" ")
+    )
     if not going_on:
         page.counts["paragraph"] += 1
     return y + style.gap
@@ -93,7 +115,13 @@ def abstract(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     mark = page.mark()
     page.separate()
     inner = Box(box.x + inset, box.y, box.width - 2 * inset, box.bottom)
-    y, rest = page.write(say.prose(page.r.randint(150, 900)), style.small, style, inner, Setting("justified", leading=style.leading * 0.85))
+    y, _rest = page.write(
+        say.prose(page.r.randint(150, 900)),
+        style.small,
+        style,
+        inner,
+        Setting("justified", leading=style.leading * 0.85),
+    )
     if y == box.y:
         page.take_back(mark)
         return None
@@ -101,7 +129,15 @@ def abstract(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     return y + style.em
 
 
-def _items(page: Page, style: Style, say: Speaker, box: Box, marks: list[str], said: list[str], longest: int = 140) -> float | None:
+def _items(
+    page: Page,
+    style: Style,
+    say: Speaker,
+    box: Box,
+    marks: list[str],
+    said: list[str],
+    longest: int = 140,
+) -> float | None:
     r = page.r
     inset = style.em * r.uniform(0.2, 2.2)
     hang = max(style.em * 1.1, max(len(mark) for mark in marks) * style.em * 0.62)
@@ -123,7 +159,13 @@ def _items(page: Page, style: Style, say: Speaker, box: Box, marks: list[str], s
             xs = np.full(2, (box.x + inset + end) / 2, np.float32)
             page.say(word, xs[: len(word)], np.full(len(word), y + style.em * 0.5, np.float32))
         text = say.prose(r.randint(8, longest))
-        below, rest = page.write(text, style.body, style, Box(box.x + inset + hang, y, box.width - inset - hang, box.bottom), how)
+        below, _rest = page.write(
+            text,
+            style.body,
+            style,
+            Box(box.x + inset + hang, y, box.width - inset - hang, box.bottom),
+            how,
+        )
         if below == y:
             page.take_back(back)
             break
@@ -143,7 +185,10 @@ def bullets(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
 
 def numbered(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     r = page.r
-    start, form = r.choice([1, 1, 1, r.randint(2, 9)]), r.choice(["{}.", "{}.", "{})", "({})", "[{}]", "{}°"])
+    start, form = (
+        r.choice([1, 1, 1, r.randint(2, 9)]),
+        r.choice(["{}.", "{}.", "{})", "({})", "[{}]", "{}°"]),
+    )
     marks = [form.format(start + number) for number in range(r.randint(2, 7))]
     y = _items(page, style, say, box, marks, marks)
     if y is not None:
@@ -156,15 +201,27 @@ def references(page: Page, style: Style, say: Speaker, box: Box) -> float | None
     r = page.r
     y, got = box.y, 0
     for number in range(r.randint(2, 9)):
-        names = ", ".join(f"{say.word().capitalize()}, {r.choice('ABCDEFGHJKLMNPRST')}." for _ in range(r.randint(1, 4)))
-        entry = (f"{names} ({r.randint(1890, 2030)}). {say.title(60)}. {say.title(28)}, {r.randint(1, 90)}({r.randint(1, 12)}), "
-                 f"{r.randint(1, 500)}–{r.randint(500, 999)}. {say.number() if r.random() < 0.4 else ''}").strip()  # fmt: skip
+        names = ", ".join(
+            f"{say.word().capitalize()}, {r.choice('ABCDEFGHJKLMNPRST')}."
+            for _ in range(r.randint(1, 4))
+        )
+        entry = (
+            f"{names} ({r.randint(1890, 2030)}). {say.title(60)}. {say.title(28)}, "
+            f"{r.randint(1, 90)}({r.randint(1, 12)}), "
+            f"{r.randint(1, 500)}–{r.randint(500, 999)}. {say.number() if r.random() < 0.4 else ''}"
+        ).strip()
         entry = f"[{number + 1}] {entry}" if style.numbered else entry
         if y + style.leading > box.bottom:
             break
         mark = page.mark()
         page.separate("\n" if got else "\n\n")
-        below, rest = page.write(entry, style.body, style, box._replace(y=y), Setting("justified" if style.justified else "left"))
+        below, _rest = page.write(
+            entry,
+            style.body,
+            style,
+            box._replace(y=y),
+            Setting("justified" if style.justified else "left"),
+        )
         if below == y:
             page.take_back(mark)
             break
@@ -181,7 +238,11 @@ def contents(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         if y + style.leading > box.bottom:
             break
         page.separate("\n" if got else "\n\n")
-        entry = f"{row + 1}{r.choice(['', '.', '.1'])} {say.title(30)}" if style.numbered else say.title(36)
+        entry = (
+            f"{row + 1}{r.choice(['', '.', '.1'])} {say.title(30)}"
+            if style.numbered
+            else say.title(36)
+        )
         inset = r.choice([0, 0, 1.5]) * style.em
         end = page.write_line(entry, style.body, style, box.x + inset, y, width=box.width * 0.8)
         page.say(" ")
@@ -195,12 +256,16 @@ def contents(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
                 page.write_line(".", style.body, style, x, y)
                 x += step
             page.take_back(mark)
-        page.write_line(str(number), style.body, style, right - style.em * 2, y, "right", style.em * 2)
+        page.write_line(
+            str(number), style.body, style, right - style.em * 2, y, "right", style.em * 2
+        )
         y, got = y + style.leading, got + 1
     return y + style.gap if got else None
 
 
-def _cells(page: Page, say: Speaker, rows: int, columns: int, widths: list[int], numeric: bool) -> list[list[str]]:
+def _cells(
+    page: Page, say: Speaker, rows: int, columns: int, widths: list[int], numeric: bool
+) -> list[list[str]]:
     r = page.r
     table = [[say.title(max(4, widths[column])) for column in range(columns)]]
     kinds = [False] + [numeric or r.random() < 0.5 for _ in range(columns - 1)]
@@ -212,15 +277,30 @@ def _cells(page: Page, say: Speaker, rows: int, columns: int, widths: list[int],
             if section and column:
                 row.append("")
             elif number:
-                row.append(form.format(r.uniform(0, 10 ** r.randint(1, 5))) if r.random() < 0.8 else say.number()[: widths[column]])
+                row.append(
+                    form.format(r.uniform(0, 10 ** r.randint(1, 5)))
+                    if r.random() < 0.8
+                    else say.number()[: widths[column]]
+                )
             else:
-                row.append(say.line(widths[column]) if r.random() < 0.75 else say.number()[: widths[column]])
+                row.append(
+                    say.line(widths[column])
+                    if r.random() < 0.75
+                    else say.number()[: widths[column]]
+                )
         table.append([cell.replace("|", "/").strip() for cell in row])
     return table
 
 
-def table(page: Page, style: Style, say: Speaker, box: Box, rows: tuple[int, int] = (2, 9), columns: tuple[int, int] = (2, 5)) -> float | None:
-    """Rows and columns, with or without rules; cells of several lines; sections; numbers aligned."""
+def table(
+    page: Page,
+    style: Style,
+    say: Speaker,
+    box: Box,
+    rows: tuple[int, int] = (2, 9),
+    columns: tuple[int, int] = (2, 5),
+) -> float | None:
+    """Rows and columns, with or without rules; cells of several lines; numbers aligned."""
     r = page.r
     nr, nc = r.randint(*rows), r.randint(*columns)
     face = style.body if r.random() < 0.6 else style.small
@@ -231,10 +311,14 @@ def table(page: Page, style: Style, say: Speaker, box: Box, rows: tuple[int, int
     for unit in units:
         edges.append(edges[-1] + wide * unit / sum(units))
     pad = face.size * 0.4
-    fits = [max(3, int((b - a - 2 * pad) / (face.size * 0.5))) for a, b in zip(edges, edges[1:], strict=False)]
+    fits = [
+        max(3, int((b - a - 2 * pad) / (face.size * 0.5))) for a, b in itertools.pairwise(edges)
+    ]
     tall = r.random() < 0.25
     cells = _cells(page, say, nr, nc, [f * (2 if tall else 1) for f in fits], r.random() < 0.4)
-    step = max(face.size * 1.2, style.leading * r.uniform(0.85, 1.15)) + r.choice([0, 0, face.size * 0.5])
+    step = max(face.size * 1.2, style.leading * r.uniform(0.85, 1.15)) + r.choice(
+        [0, 0, face.size * 0.5]
+    )
     if box.y + 2.5 * step > box.bottom:
         return None
     right = [False] + [r.random() < 0.5 for _ in range(nc - 1)]
@@ -251,14 +335,29 @@ def table(page: Page, style: Style, say: Speaker, box: Box, rows: tuple[int, int
         page.say("\n| " if number else "| ")
         bold = style.bold if number == 0 or r.random() < 0.03 else face
         for column, cell in enumerate(row):
-            at = Box(edges[column] + pad, y + (step - face.size) / 2, edges[column + 1] - edges[column] - 2 * pad, box.bottom)
+            at = Box(
+                edges[column] + pad,
+                y + (step - face.size) / 2,
+                edges[column + 1] - edges[column] - 2 * pad,
+                box.bottom,
+            )
             if not cell:
                 pass
             elif tall:
-                below, _ = page.write(cell, bold, style, at, Setting("right" if right[column] else "left", leading=face.size * 1.15, longest=3))
+                below, _ = page.write(
+                    cell,
+                    bold,
+                    style,
+                    at,
+                    Setting(
+                        "right" if right[column] else "left", leading=face.size * 1.15, longest=3
+                    ),
+                )
                 high = max(high, below - y + (step - face.size) / 2)
             else:
-                page.write_line(cell, bold, style, at.x, at.y, "right" if right[column] else "left", at.width)
+                page.write_line(
+                    cell, bold, style, at.x, at.y, "right" if right[column] else "left", at.width
+                )
             page.say(" |" if column == nc - 1 else " | ")
         y += high
         levels.append(y)
@@ -270,7 +369,13 @@ def table(page: Page, style: Style, say: Speaker, box: Box, rows: tuple[int, int
     elif r.random() < 0.2:
         for a, b in zip(levels[1::2], levels[2::2], strict=False):
             page.fill(box.x, a, wide, b - a, 20)
-    shown = {"grid": levels, "rows": levels, "head": [levels[0], levels[1], levels[-1]], "columns": [levels[1]], "none": []}[rules]
+    shown = {
+        "grid": levels,
+        "rows": levels,
+        "head": [levels[0], levels[1], levels[-1]],
+        "columns": [levels[1]],
+        "none": [],
+    }[rules]
     for level in shown[r.random() < 0.3 and rules == "head" :]:
         page.rule(box.x, level, box.x + wide, ink)
     if rules in ("grid", "columns"):
@@ -285,7 +390,9 @@ def big_table(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     y = box.y
     if page.r.random() < 0.6 and y + 3 * style.leading < box.bottom:
         page.separate()
-        caption = f"{page.r.choice(['Table', 'Tableau', 'Tabelle', 'Tabla'])} {page.r.randint(1, 20)}{page.r.choice(['. ', ': ', '.—', ' '])}{say.line(120)}"
+        label = page.r.choice(["Table", "Tableau", "Tabelle", "Tabla"])
+        sign = page.r.choice([". ", ": ", ".—", " "])
+        caption = f"{label} {page.r.randint(1, 20)}{sign}{say.line(120)}"
         y, _ = page.write(caption, style.bold, style, box, Setting(longest=3))
         y += style.em * 0.5
     return table(page, style, say, box._replace(y=y), (6, 30), (3, 8))
@@ -301,7 +408,14 @@ def pairs(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         if y + style.em * 1.05 > box.bottom:
             break
         page.separate("\n" if got else "\n\n")
-        end = page.write_line(say.title(16) + r.choice([":", ":", " :", ""]), label_face, style, box.x, y, width=(start or box.width * 0.4) - style.em * 0.5)
+        end = page.write_line(
+            say.title(16) + r.choice([":", ":", " :", ""]),
+            label_face,
+            style,
+            box.x,
+            y,
+            width=(start or box.width * 0.4) - style.em * 0.5,
+        )
         value = r.choice([say.number, say.name, say.amount, say.date, lambda: say.line(30)])()
         page.say(" ")
         x = box.x + start if start else end + style.em * 0.5
@@ -344,12 +458,50 @@ def code(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     page.separate()
     for number in range(count):
         depth = r.choice([0, 0, 1, 1, 2])
-        words = [r.choice([say.word, say.word, say.number, lambda: r.choice("= == + -> ( ) { } ; # $ && | \\ < >".split())])() for _ in range(r.randint(1, 7))]
-        text = r.choice(["", "", "$ ", "# ", "> ", "-- "]) + r.choice([" ", " ", "_", "."]).join(words)
+        words = [
+            r.choice(
+                [
+                    say.word,
+                    say.word,
+                    say.number,
+                    lambda: r.choice(
+                        [
+                            "=",
+                            "==",
+                            "+",
+                            "->",
+                            "(",
+                            ")",
+                            "{",
+                            "}",
+                            ";",
+                            "#",
+                            "$",
+                            "&&",
+                            "|",
+                            "\\",
+                            "<",
+                            ">",
+                        ]
+                    ),
+                ]
+            )()
+            for _ in range(r.randint(1, 7))
+        ]
+        text = r.choice(["", "", "$ ", "# ", "> ", "-- "]) + r.choice([" ", " ", "_", "."]).join(
+            words
+        )
         text = " ".join((text + r.choice(["", "", "();", ":", ";", " {", ")"])).split())
         if number:
             page.say("\n")
-        page.write_line(text, face, style, box.x + face.size * (0.5 + depth * 1.2), box.y + number * step, width=box.width - face.size * (1 + depth * 1.2))
+        page.write_line(
+            text,
+            face,
+            style,
+            box.x + face.size * (0.5 + depth * 1.2),
+            box.y + number * step,
+            width=box.width - face.size * (1 + depth * 1.2),
+        )
     return box.y + count * step + style.em * 0.6
 
 
@@ -366,7 +518,12 @@ def definitions(page: Page, style: Style, say: Speaker, box: Box) -> float | Non
         page.write_line(say.line(30), face, style, box.x, y, width=box.width)
         page.say("\n")
         inset = style.em * 2.5
-        below, rest = page.write(say.prose(r.randint(30, 250)), style.body, style, Box(box.x + inset, y + style.leading, box.width - inset, box.bottom))
+        below, _rest = page.write(
+            say.prose(r.randint(30, 250)),
+            style.body,
+            style,
+            Box(box.x + inset, y + style.leading, box.width - inset, box.bottom),
+        )
         if below == y + style.leading:
             page.take_back(mark)
             break
@@ -390,12 +547,18 @@ def aside(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         y += style.leading * 1.2
     face = style.library.at(style.second, "r", style.em * r.choice([0.85, 1]))
     before = y
-    y, rest = page.write(say.prose(r.randint(40, 400)), face, style, inner._replace(y=y))
+    y, _rest = page.write(say.prose(r.randint(40, 400)), face, style, inner._replace(y=y))
     if y == before:
         page.say("")
     if icon:
         centre = (box.x + pad + icon * 0.4, (box.y + y) / 2)
-        cv2.circle(page.cover, (int(centre[0]), int(centre[1])), int(icon * 0.25), 200, max(1, int(page.scale)))
+        cv2.circle(
+            page.cover,
+            (int(centre[0]), int(centre[1])),
+            int(icon * 0.25),
+            200,
+            max(1, int(page.scale)),
+        )
     if r.random() < 0.7:
         page.frame(box.x, box.y, box.width, y - box.y + pad)
     else:
@@ -407,7 +570,11 @@ def form(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     """Fields to fill in: labels, lines or boxes, some filled by typewriter or by hand, ticks."""
     r = page.r
     y, got = box.y, 0
-    hand = style.library.at(style.library.pick(r, r.choice(["hand", "typewriter", "text"])), "r", style.em * r.uniform(1, 1.3))
+    hand = style.library.at(
+        style.library.pick(r, r.choice(["hand", "typewriter", "text"])),
+        "r",
+        style.em * r.uniform(1, 1.3),
+    )
     boxed = r.random() < 0.5
     for _ in range(r.randint(2, 9)):
         high = style.em * r.uniform(1.7, 3)
@@ -423,18 +590,48 @@ def form(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
             if r.random() < 0.2:
                 page.frame(x + style.em * 0.3, y + style.em * 0.4, style.em * 0.8, style.em * 0.8)
                 if r.random() < 0.5:
-                    page.line((x + style.em * 0.3, y + style.em * 0.4), (x + style.em * 1.1, y + style.em * 1.2), 255)
-                page.write_line(say.line(20), style.small, style, x + style.em * 1.5, y + style.em * 0.4, width=wide - style.em * 2)
+                    page.line(
+                        (x + style.em * 0.3, y + style.em * 0.4),
+                        (x + style.em * 1.1, y + style.em * 1.2),
+                        255,
+                    )
+                page.write_line(
+                    say.line(20),
+                    style.small,
+                    style,
+                    x + style.em * 1.5,
+                    y + style.em * 0.4,
+                    width=wide - style.em * 2,
+                )
                 continue
             top = y + (style.em * 0.15 if boxed else high - style.em * 1.15)
-            end = page.write_line(say.title(18) + r.choice([":", "", " :"]), style.small, style, x + style.em * 0.3, top, width=wide * 0.5)
+            end = page.write_line(
+                say.title(18) + r.choice([":", "", " :"]),
+                style.small,
+                style,
+                x + style.em * 0.3,
+                top,
+                width=wide * 0.5,
+            )
             if not boxed:
-                page.rule(end + style.em * 0.3, y + high - style.em * 0.1, x + wide - style.em * 0.5, 150)
+                page.rule(
+                    end + style.em * 0.3, y + high - style.em * 0.1, x + wide - style.em * 0.5, 150
+                )
             if r.random() < 0.6:
                 page.say(" ")
                 value = r.choice([say.name, say.date, say.number, lambda: say.line(18)])()
-                place = (end + style.em * 0.6, y + high - hand.size * 1.15) if not boxed else (x + style.em * 0.8, y + high - hand.size * 1.15)
-                page.write_line(value, hand, style, *place, width=max(style.em * 2, x + wide - place[0] - style.em * 0.5))
+                place = (
+                    (end + style.em * 0.6, y + high - hand.size * 1.15)
+                    if not boxed
+                    else (x + style.em * 0.8, y + high - hand.size * 1.15)
+                )
+                page.write_line(
+                    value,
+                    hand,
+                    style,
+                    *place,
+                    width=max(style.em * 2, x + wide - place[0] - style.em * 0.5),
+                )
         y, got = y + high, got + 1
     if got:
         page.counts["field"] += got
@@ -453,7 +650,9 @@ def items_with_prices(page: Page, style: Style, say: Speaker, box: Box) -> float
         page.write_line(amount + say.title(22), style.body, style, box.x, y, width=box.width * 0.68)
         page.say(" ")
         value = say.amount() if r.random() < 0.3 else f"{r.uniform(0, 300):.2f}"
-        page.write_line(value, style.body, style, box.x + box.width * 0.7, y, "right", box.width * 0.3)
+        page.write_line(
+            value, style.body, style, box.x + box.width * 0.7, y, "right", box.width * 0.3
+        )
         y, got = y + style.leading, got + 1
         if r.random() < 0.1:
             page.rule(box.x, y, box.x + box.width)
@@ -482,8 +681,18 @@ def figure(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     if r.random() < 0.7 and y + style.leading < box.bottom:
         page.separate()
         label = r.choice(["Figure", "Fig.", "Abbildung", "Figura", "Photo"])
-        text = f"{label} {r.randint(1, 30)}{r.choice([': ', '. ', ' – '])}{say.line(100)}" if r.random() < 0.8 else say.line(100)
-        y, _ = page.write(text, r.choice([style.small, style.italic]), style, box._replace(y=y), Setting(r.choice(["left", "centre"])))
+        text = (
+            f"{label} {r.randint(1, 30)}{r.choice([': ', '. ', ' – '])}{say.line(100)}"
+            if r.random() < 0.8
+            else say.line(100)
+        )
+        y, _ = page.write(
+            text,
+            r.choice([style.small, style.italic]),
+            style,
+            box._replace(y=y),
+            Setting(r.choice(["left", "centre"])),
+        )
     return y + style.gap + style.em * 0.3
 
 
@@ -497,11 +706,19 @@ def footnotes(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
             break
         page.separate("\n" if number else "\n\n")
         sign = r.choice([str(start + number), "*", f"({start + number})"])
-        y, _ = page.write(f"{sign} {say.prose(r.randint(20, 160))}", style.small, style, box._replace(y=y), Setting(leading=style.small.size * 1.2))
+        y, _ = page.write(
+            f"{sign} {say.prose(r.randint(20, 160))}",
+            style.small,
+            style,
+            box._replace(y=y),
+            Setting(leading=style.small.size * 1.2),
+        )
     return y
 
 
-def write_column(page: Page, style: Style, say: Speaker, box: Box, weights: dict[Block, float], longest: int) -> float:
+def write_column(
+    page: Page, style: Style, say: Speaker, box: Box, weights: dict[Block, float], longest: int
+) -> float:
     """Fill a box with blocks drawn by weight, until it or the page's share of text is full."""
     r: random.Random = page.r
     y, failures = box.y, 0

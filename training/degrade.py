@@ -41,9 +41,14 @@ def noise(r: random.Random, coarseness: int, rows: int, columns: int) -> Array:
     return cut if cut.shape == (rows, columns) else cv2.resize(cut, (columns, rows))
 
 
-def finish(r: random.Random, page: Page, xs: Array, ys: Array, wear: float) -> tuple[Array, Array, Array]:
+def finish(
+    r: random.Random, page: Page, xs: Array, ys: Array, wear: float
+) -> tuple[Array, Array, Array]:
     """The grey picture of a page, and where its characters are on it."""
-    cover, tint = _to_size(page, page.cover), _to_size(page, page.shade) if page.shade.any() else None
+    cover, tint = (
+        _to_size(page, page.cover),
+        _to_size(page, page.shade) if page.shade.any() else None,
+    )
     xs, ys = xs / page.scale, ys / page.scale
     if r.random() < 0.1 + 0.6 * wear:
         cover, tint, xs, ys = _turn(r, cover, tint, xs, ys, wear)
@@ -61,7 +66,10 @@ def finish(r: random.Random, page: Page, xs: Array, ys: Array, wear: float) -> t
         image = _bilevel(r, image)
     if r.random() < 0.15 + 0.4 * wear:
         quality = r.randint(35, 92)
-        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+        image = cv2.imdecode(
+            cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1],
+            cv2.IMREAD_GRAYSCALE,
+        )
     return image, xs, ys
 
 
@@ -75,7 +83,11 @@ def quarter_turns(image: Array, xs: Array, ys: Array, turns: int) -> tuple[Array
 
 def _to_size(page: Page, layer: Array) -> Array:
     size = (page.width, page.height)
-    return layer if layer.shape == size[::-1] else cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
+    return (
+        layer
+        if layer.shape == size[::-1]
+        else cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
+    )
 
 
 def _turn(r: random.Random, cover: Array, tint: Array | None, xs: Array, ys: Array, wear: float):  # type: ignore[no-untyped-def]
@@ -88,7 +100,12 @@ def _turn(r: random.Random, cover: Array, tint: Array | None, xs: Array, ys: Arr
     cover = cv2.warpAffine(cover, matrix, size, flags=r.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC]))
     if tint is not None:
         tint = cv2.warpAffine(tint, matrix, size)
-    return cover, tint, matrix[0, 0] * xs + matrix[0, 1] * ys + matrix[0, 2], matrix[1, 0] * xs + matrix[1, 1] * ys + matrix[1, 2]
+    return (
+        cover,
+        tint,
+        matrix[0, 0] * xs + matrix[0, 1] * ys + matrix[0, 2],
+        matrix[1, 0] * xs + matrix[1, 1] * ys + matrix[1, 2],
+    )
 
 
 def _soften(r: random.Random, cover: Array, wear: float) -> Array:
@@ -100,13 +117,17 @@ def _soften(r: random.Random, cover: Array, wear: float) -> Array:
     if chance < 0.3 + 0.45 * wear:  # drawn smaller and enlarged again
         factor = r.uniform(0.95 - 0.3 * wear, 0.97)
         small = cv2.resize(cover, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        return cv2.resize(small, cover.shape[::-1], interpolation=r.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC]))
+        return cv2.resize(
+            small, cover.shape[::-1], interpolation=r.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC])
+        )
     return cover
 
 
 def _worn_ink(r: random.Random, cover: Array) -> Array:
     """Ink that is thin in patches, broken by the paper's grain, or filled in."""
-    patches = noise(r, r.choice([1, 2, 3, 4]), *cover.shape) * np.float32(r.uniform(0.002, 0.009)) + r.uniform(0.75, 1.05)
+    patches = noise(r, r.choice([1, 2, 3, 4]), *cover.shape) * np.float32(
+        r.uniform(0.002, 0.009)
+    ) + r.uniform(0.75, 1.05)
     return np.clip(cover * patches, 0, 255).astype(np.uint8)
 
 
@@ -120,7 +141,10 @@ def _on_paper(r: random.Random, cover: Array, tint: Array | None, page: Page, we
     if tint is not None:
         image -= tint.astype(np.float32) * ((paper - ink) / 255)
     for x, y, picture in page.pictures:
-        size = (max(2, round(picture.shape[1] / page.scale)), max(2, round(picture.shape[0] / page.scale)))
+        size = (
+            max(2, round(picture.shape[1] / page.scale)),
+            max(2, round(picture.shape[0] / page.scale)),
+        )
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         left, top = round(x / page.scale), round(y / page.scale)
         region = image[max(0, top) : top + size[1], max(0, left) : left + size[0]]
@@ -134,7 +158,9 @@ def _aged(r: random.Random, image: Array, cover: Array, wear: float) -> Array:
     rows, columns = image.shape
     light = image.astype(np.float32)
     if r.random() < 0.6:
-        across = np.linspace(r.uniform(0.75, 1.08), r.uniform(0.75, 1.08), columns, dtype=np.float32)
+        across = np.linspace(
+            r.uniform(0.75, 1.08), r.uniform(0.75, 1.08), columns, dtype=np.float32
+        )
         down = np.linspace(r.uniform(0.85, 1.05), r.uniform(0.85, 1.05), rows, dtype=np.float32)
         light *= across[None] * down[:, None]
     if r.random() < 0.5:
@@ -145,7 +171,18 @@ def _aged(r: random.Random, image: Array, cover: Array, wear: float) -> Array:
         light -= np.roll(back, shift, (0, 1)) * np.float32(r.uniform(0.05, 0.3))
     light = np.clip(light, 0, 255)
     small = rows * columns < 150_000  # a mark would hide all there is
-    for mark, chance in ((_specks, 0.2),) if small else ((_edges, 0.3), (_specks, 0.35), (_stamp, 0.25), (_pen, 0.3), (_fold, 0.2), (_holes, 0.1)):
+    for mark, chance in (
+        ((_specks, 0.2),)
+        if small
+        else (
+            (_edges, 0.3),
+            (_specks, 0.35),
+            (_stamp, 0.25),
+            (_pen, 0.3),
+            (_fold, 0.2),
+            (_holes, 0.1),
+        )
+    ):
         if r.random() < chance:
             mark(r, light)
     return np.clip(light, 0, 255).astype(np.uint8)
@@ -179,9 +216,13 @@ def _stamp(r: random.Random, light: Array) -> None:
         for radius in {size, int(size * 0.92), int(size * 0.55)}:
             cv2.circle(layer, (x, y), radius, 255, r.randint(1, 2), cv2.LINE_AA)
     else:
-        cv2.rectangle(layer, (x - size, y - size // 3), (x + size, y + size // 3), 255, r.randint(1, 3))
+        cv2.rectangle(
+            layer, (x - size, y - size // 3), (x + size, y + size // 3), 255, r.randint(1, 3)
+        )
     words = "".join(r.choices("ABCDEFGHIKLMNOPRSTUVW ", k=r.randint(2, 9)))
-    cv2.putText(layer, words, (x - size // 2, y), cv2.FONT_HERSHEY_SIMPLEX, size / 70, 255, 1, cv2.LINE_AA)
+    cv2.putText(
+        layer, words, (x - size // 2, y), cv2.FONT_HERSHEY_SIMPLEX, size / 70, 255, 1, cv2.LINE_AA
+    )
     turn = cv2.getRotationMatrix2D((x, y), r.uniform(-40, 40), 1)
     layer = cv2.warpAffine(layer, turn, (columns, rows))
     light -= layer * np.float32(r.uniform(0.15, 0.6))
@@ -193,14 +234,23 @@ def _pen(r: random.Random, light: Array) -> None:
     layer = np.zeros(light.shape, np.uint8)
     x, y = r.randrange(columns), r.randrange(rows)
     if r.random() < 0.3:
-        cv2.line(layer, (x, y), (x + r.randint(20, 200), y + r.randint(-4, 4)), 255, r.randint(1, 2), cv2.LINE_AA)
+        cv2.line(
+            layer,
+            (x, y),
+            (x + r.randint(20, 200), y + r.randint(-4, 4)),
+            255,
+            r.randint(1, 2),
+            cv2.LINE_AA,
+        )
     else:
         size = r.randint(6, 22)
         points = []
         for _ in range(r.randint(4, 30)):
             points.append((x, y + r.randint(-size, size)))
             x += r.randint(-size // 3, size)
-        smooth = cv2.GaussianBlur(np.array(points, np.float32).reshape(-1, 1, 2).repeat(4, 0), (1, 7), 0)
+        smooth = cv2.GaussianBlur(
+            np.array(points, np.float32).reshape(-1, 1, 2).repeat(4, 0), (1, 7), 0
+        )
         cv2.polylines(layer, [smooth.astype(np.int32)], False, 255, r.randint(1, 2), cv2.LINE_AA)
     light -= layer * np.float32(r.uniform(0.3, 0.8))
 
@@ -223,9 +273,15 @@ def _holes(r: random.Random, light: Array) -> None:
 def _bilevel(r: random.Random, image: Array) -> Array:
     """A fax or a black-and-white scan: a threshold at a higher resolution, then made smaller."""
     factor = r.choice([1, 1.5, 2, 2])
-    big = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) if factor > 1 else image
+    big = (
+        cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        if factor > 1
+        else image
+    )
     sample = big[::7, ::7]
     paper, ink = float(np.median(sample)), float(np.percentile(sample, 0.5))
     level = paper - (paper - ink) * r.uniform(0.3, 0.6)
     black = np.where(big > level, 255, 0).astype(np.uint8)
-    return cv2.resize(black, image.shape[::-1], interpolation=cv2.INTER_AREA) if factor > 1 else black
+    return (
+        cv2.resize(black, image.shape[::-1], interpolation=cv2.INTER_AREA) if factor > 1 else black
+    )

@@ -69,33 +69,163 @@ class Kind:
 
 _PROSE = {b.paragraph: 10.0, b.heading: 2.0, b.bullets: 0.8, b.numbered: 0.6}
 KINDS = (
-    Kind("text page", 22, {**_PROSE, b.table: 0.6, b.aside: 0.4, b.code: 0.4, b.definitions: 0.3, b.figure: 0.5}, notes=0.2),
-    Kind("text page", 8, {b.paragraph: 10, b.lines: 0.5, b.heading: 0.4}, em=(12, 20), titled=0.15, head=0.6),
-    Kind("scientific page", 9, {**_PROSE, b.references: 1.2, b.table: 0.6, b.figure: 0.8}, em=(11, 14), titled=0.6, margin=0.5, head=0.4, foot=0.8, wear=0.15),
-    Kind("page in columns", 17, {**_PROSE, b.figure: 1.0, b.aside: 0.3, b.table: 0.3, b.references: 0.5}, columns=(2, 2, 2, 3), em=(9.5, 14.5), titled=0.5, head=0.5, notes=0.15),
-    Kind("newspaper page", 5, {b.paragraph: 9, b.heading: 2.2, b.figure: 1.2, b.lines: 0.3}, columns=(3, 4, 2), em=(9.5, 12.5), titled=0.8, wear=0.5),
-    Kind("table", 9, {b.big_table: 6, b.paragraph: 2, b.heading: 1, b.table: 1}, em=(9, 14), titled=0.3, head=0.4, notes=0.3),
-    Kind("typewritten page", 16, {b.paragraph: 8, b.heading: 1.2, b.lines: 1.2, b.pairs: 0.7, b.contents: 0.3, b.table: 0.4, b.numbered: 0.4}, face="typewriter", em=(9.5, 19), titled=0.3, head=0.25, foot=0.3, wear=0.85),
-    Kind("letter", 5, {b.paragraph: 6, b.lines: 3, b.pairs: 0.6}, em=(12, 18), titled=0.15, wear=0.5),
-    Kind("form", 5, {b.form: 6, b.heading: 1.5, b.paragraph: 1, b.pairs: 1.5, b.table: 0.5}, em=(10, 16), titled=0.8, wear=0.5),
-    Kind("invoice", 3, {b.pairs: 2, b.table: 3, b.lines: 2, b.items_with_prices: 1}, em=(10.5, 16), titled=0.7),
-    Kind("receipt", 2, {b.items_with_prices: 5, b.pairs: 2, b.lines: 2}, face="dots", em=(11, 22), titled=0.5, wear=0.6),
+    Kind(
+        "text page",
+        22,
+        {**_PROSE, b.table: 0.6, b.aside: 0.4, b.code: 0.4, b.definitions: 0.3, b.figure: 0.5},
+        notes=0.2,
+    ),
+    Kind(
+        "text page",
+        8,
+        {b.paragraph: 10, b.lines: 0.5, b.heading: 0.4},
+        em=(12, 20),
+        titled=0.15,
+        head=0.6,
+    ),
+    Kind(
+        "scientific page",
+        9,
+        {**_PROSE, b.references: 1.2, b.table: 0.6, b.figure: 0.8},
+        em=(11, 14),
+        titled=0.6,
+        margin=0.5,
+        head=0.4,
+        foot=0.8,
+        wear=0.15,
+    ),
+    Kind(
+        "page in columns",
+        17,
+        {**_PROSE, b.figure: 1.0, b.aside: 0.3, b.table: 0.3, b.references: 0.5},
+        columns=(2, 2, 2, 3),
+        em=(9.5, 14.5),
+        titled=0.5,
+        head=0.5,
+        notes=0.15,
+    ),
+    Kind(
+        "newspaper page",
+        5,
+        {b.paragraph: 9, b.heading: 2.2, b.figure: 1.2, b.lines: 0.3},
+        columns=(3, 4, 2),
+        em=(9.5, 12.5),
+        titled=0.8,
+        wear=0.5,
+    ),
+    Kind(
+        "table",
+        9,
+        {b.big_table: 6, b.paragraph: 2, b.heading: 1, b.table: 1},
+        em=(9, 14),
+        titled=0.3,
+        head=0.4,
+        notes=0.3,
+    ),
+    Kind(
+        "typewritten page",
+        16,
+        {
+            b.paragraph: 8,
+            b.heading: 1.2,
+            b.lines: 1.2,
+            b.pairs: 0.7,
+            b.contents: 0.3,
+            b.table: 0.4,
+            b.numbered: 0.4,
+        },
+        face="typewriter",
+        em=(9.5, 19),
+        titled=0.3,
+        head=0.25,
+        foot=0.3,
+        wear=0.85,
+    ),
+    Kind(
+        "letter", 5, {b.paragraph: 6, b.lines: 3, b.pairs: 0.6}, em=(12, 18), titled=0.15, wear=0.5
+    ),
+    Kind(
+        "form",
+        5,
+        {b.form: 6, b.heading: 1.5, b.paragraph: 1, b.pairs: 1.5, b.table: 0.5},
+        em=(10, 16),
+        titled=0.8,
+        wear=0.5,
+    ),
+    Kind(
+        "invoice",
+        3,
+        {b.pairs: 2, b.table: 3, b.lines: 2, b.items_with_prices: 1},
+        em=(10.5, 16),
+        titled=0.7,
+    ),
+    Kind(
+        "receipt",
+        2,
+        {b.items_with_prices: 5, b.pairs: 2, b.lines: 2},
+        face="dots",
+        em=(11, 22),
+        titled=0.5,
+        wear=0.6,
+    ),
     Kind("table of contents", 2.5, {b.contents: 6, b.heading: 2, b.lines: 0.4}, titled=0.6),
-    Kind("bibliography", 1.5, {b.references: 6, b.heading: 1}, em=(10.5, 14), titled=0.3, head=0.5, wear=0.15),
+    Kind(
+        "bibliography",
+        1.5,
+        {b.references: 6, b.heading: 1},
+        em=(10.5, 14),
+        titled=0.3,
+        head=0.5,
+        wear=0.15,
+    ),
     Kind("page of code", 3, {b.code: 5, b.paragraph: 3, b.heading: 1, b.definitions: 2}, wear=0.1),
-    Kind("slide", 3, {b.bullets: 4, b.heading: 1, b.figure: 2, b.lines: 1.5, b.paragraph: 1}, em=(17, 34), titled=0.95, head=0.1, wear=0.1),
-    Kind("print-out", 2, {b.pairs: 2, b.lines: 2, b.table: 2, b.paragraph: 2, b.code: 1}, face="dots", em=(12, 20), wear=0.6),
-    Kind("manual page", 4, {b.definitions: 3, b.paragraph: 4, b.heading: 2, b.code: 2, b.bullets: 1, b.aside: 1}, head=0.7, wear=0.1),
+    Kind(
+        "slide",
+        3,
+        {b.bullets: 4, b.heading: 1, b.figure: 2, b.lines: 1.5, b.paragraph: 1},
+        em=(17, 34),
+        titled=0.95,
+        head=0.1,
+        wear=0.1,
+    ),
+    Kind(
+        "print-out",
+        2,
+        {b.pairs: 2, b.lines: 2, b.table: 2, b.paragraph: 2, b.code: 1},
+        face="dots",
+        em=(12, 20),
+        wear=0.6,
+    ),
+    Kind(
+        "manual page",
+        4,
+        {b.definitions: 3, b.paragraph: 4, b.heading: 2, b.code: 2, b.bullets: 1, b.aside: 1},
+        head=0.7,
+        wear=0.1,
+    ),
 )
 
 
-def make(r: random.Random, world: World, kind: str, hard: float = 0.4, wear: float = 1.0, longest_line: int = 60) -> Sample:
+def make(
+    r: random.Random,
+    world: World,
+    kind: str,
+    hard: float = 0.4,
+    wear: float = 1.0,
+    longest_line: int = 60,
+) -> Sample:
     """One sample: `line`, `part`, `page`, `picture` or `blank`; `wear` scales the damage."""
-    maker = {"line": _line, "part": _part, "page": _page, "picture": _picture, "blank": _blank}[kind]
+    maker = {"line": _line, "part": _part, "page": _page, "picture": _picture, "blank": _blank}[
+        kind
+    ]
     say = Speaker(r, world.texts, hard)
     page, caption, worn = maker(r, world, say, longest_line)
     text, xs, ys = page.result()
-    damage = 0.0 if r.random() > wear else (r.uniform(0.35, 1.0) if worn else r.choice([0, 0, r.uniform(0, 0.3)]))
+    damage = (
+        0.0
+        if r.random() > wear
+        else (r.uniform(0.35, 1.0) if worn else r.choice([0, 0, r.uniform(0, 0.3)]))
+    )
     image, xs, ys = finish(r, page, xs, ys, damage)
     if text and r.random() < {"line": 0.25, "part": 0.25}.get(kind, 0.12) * wear:
         image, xs, ys = quarter_turns(image, xs, ys, r.choice([1, 1, 2, 2, 3, 3]))
@@ -123,11 +253,18 @@ def _line(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[P
     room = 1100 * style.scale
     while len(text) > 1 and len(text) * style.body.size * 0.6 > room:
         text = text[: int(len(text) * 0.8)].strip() or "a"
-    wide = float(style.body.advance[indices(fitting(text, style.body))].sum()) + len(text) * max(0, style.tracking + style.word_space)
-    width = min(40, max(1, math.ceil((wide / style.scale + em * r.uniform(0.4, 2.5)) / CELL))) * CELL
+    wide = float(style.body.advance[indices(fitting(text, style.body))].sum()) + len(text) * max(
+        0, style.tracking + style.word_space
+    )
+    width = (
+        min(40, max(1, math.ceil((wide / style.scale + em * r.uniform(0.4, 2.5)) / CELL))) * CELL
+    )
     height = min(6, max(1, math.ceil(em * r.uniform(1.25, 2.6) / CELL))) * CELL
     page = Page(r, width, height, style.scale)
-    x, y = r.uniform(0.15, 0.85) * max(0, page.across - wide), r.uniform(0.1, 0.9) * max(0, page.down - style.em * 1.15)
+    x, y = (
+        r.uniform(0.15, 0.85) * max(0, page.across - wide),
+        r.uniform(0.1, 0.9) * max(0, page.down - style.em * 1.15),
+    )
     page.write(text, style.body, style, Box(x, y, 1e9, 1e9))
     return page, "A line of text.", r.random() < 0.4
 
@@ -148,7 +285,13 @@ def _part(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[P
     if not page.length:
         length = int(max(8, across * down * CELL * CELL / em / em * r.uniform(0.5, 1.6)))
         how = Setting("justified" if style.justified else "left", style.indent)
-        page.write(say.prose(length), style.body, style, box._replace(bottom=box.bottom + style.em * 0.3), how)
+        page.write(
+            say.prose(length),
+            style.body,
+            style,
+            box._replace(bottom=box.bottom + style.em * 0.3),
+            how,
+        )
         page.counts["paragraph"] += 1
     return page, _describe(page, "piece of text", 1), r.random() < kind.wear
 
@@ -195,7 +338,11 @@ def _page_cells(r: random.Random, kind: Kind) -> tuple[int, int]:
         ratio = r.choice([0.5625, 0.75])
     elif kind.noun == "receipt":
         ratio = r.uniform(1.3, 3.2)
-    cells = r.randint(400, MOST_CELLS) if r.random() < 0.3 or kind.noun == "receipt" else r.randint(1050, MOST_CELLS)
+    cells = (
+        r.randint(400, MOST_CELLS)
+        if r.random() < 0.3 or kind.noun == "receipt"
+        else r.randint(1050, MOST_CELLS)
+    )
     across = max(10, int(math.sqrt(cells / ratio)))
     return across, max(10, min(int(cells / across), 60))
 
@@ -210,11 +357,27 @@ def _running_head(page: Page, style: Style, say: Speaker, kind: Kind, body: Box)
     if shape < 0.4:
         page.write_line(say.title(40), face, style, body.x, y, width=body.width * 0.55)
         page.say(" ")
-        page.write_line(r.choice([say.title(24), str(r.randint(1, 900)), say.date()]), face, style, body.x + body.width * 0.6, y, "right", body.width * 0.4)
+        page.write_line(
+            r.choice([say.title(24), str(r.randint(1, 900)), say.date()]),
+            face,
+            style,
+            body.x + body.width * 0.6,
+            y,
+            "right",
+            body.width * 0.4,
+        )
     elif shape < 0.5:
         page.write_line(f"- {r.randint(1, 400)} -", face, style, body.x, y, "centre", body.width)
     else:
-        page.write_line(r.choice([say.title(50), say.line(50), str(r.randint(1, 900))]), face, style, body.x, y, r.choice(["left", "centre", "right"]), body.width)
+        page.write_line(
+            r.choice([say.title(50), say.line(50), str(r.randint(1, 900))]),
+            face,
+            style,
+            body.x,
+            y,
+            r.choice(["left", "centre", "right"]),
+            body.width,
+        )
     if r.random() < 0.4:
         page.rule(body.x, y + style.em * 1.4, body.x + body.width, r.randint(100, 255))
     return body._replace(y=y + style.em * r.uniform(1.8, 3.5))
@@ -227,14 +390,32 @@ def _running_foot(page: Page, style: Style, say: Speaker, mx: float, my: float) 
     page.separate()
     if r.random() < 0.25:
         page.rule(mx, y - style.em * 0.5, page.across - mx, r.randint(100, 255))
-    text = r.choice([str(number), str(number), f"Page {number}", f"{number} / {number + 9}", f"- {number} -", say.line(50), say.line(100)])
+    text = r.choice(
+        [
+            str(number),
+            str(number),
+            f"Page {number}",
+            f"{number} / {number + 9}",
+            f"- {number} -",
+            say.line(50),
+            say.line(100),
+        ]
+    )
     face = r.choice([style.body, style.small])
     if len(text) > 20 and r.random() < 0.5:
         page.write_line(text, face, style, mx, y, width=(page.across - 2 * mx) * 0.8)
         page.say(" ")
         page.write_line(str(number), face, style, mx, y, "right", page.across - 2 * mx)
     else:
-        page.write_line(text, face, style, mx, y, r.choice(["centre", "centre", "right", "left"]), page.across - 2 * mx)
+        page.write_line(
+            text,
+            face,
+            style,
+            mx,
+            y,
+            r.choice(["centre", "centre", "right", "left"]),
+            page.across - 2 * mx,
+        )
 
 
 def _margin_column(page: Page, style: Style, say: Speaker, body: Box) -> Box:
@@ -250,8 +431,22 @@ def _margin_column(page: Page, style: Style, say: Speaker, body: Box) -> Box:
         for number in range(r.randint(1, 4)):
             if number:
                 page.say("\n")
-            text = r.choice([lambda: say.title(18), say.number, say.date, lambda: say.prose(60), lambda: f"• {say.word()}"])()
-            y, _rest = page.write(text, face, style, Box(body.x, y, wide, body.bottom), Setting(leading=face.size * 1.2))
+            text = r.choice(
+                [
+                    lambda: say.title(18),
+                    say.number,
+                    say.date,
+                    lambda: say.prose(60),
+                    lambda: f"• {say.word()}",
+                ]
+            )()
+            y, _rest = page.write(
+                text,
+                face,
+                style,
+                Box(body.x, y, wide, body.bottom),
+                Setting(leading=face.size * 1.2),
+            )
         y += style.em
     gap = style.em * r.uniform(1, 2)
     return body._replace(x=body.x + wide + gap, width=body.width - wide - gap)
@@ -261,7 +456,9 @@ def _columns(page: Page, style: Style, say: Speaker, kind: Kind, body: Box, colu
     """The columns, one after the other; a wide figure or table may stand above or below them."""
     r = page.r
     if columns > 1 and r.random() < 0.25:
-        top = r.choice([b.figure, b.big_table])(page, style, say, body._replace(bottom=body.y + (body.bottom - body.y) * 0.4))
+        top = r.choice([b.figure, b.big_table])(
+            page, style, say, body._replace(bottom=body.y + (body.bottom - body.y) * 0.4)
+        )
         body = body._replace(y=top or body.y)
     gap = style.em * r.uniform(1.2, 2.6)
     wide = (body.width - gap * (columns - 1)) / columns
@@ -277,10 +474,12 @@ def _columns(page: Page, style: Style, say: Speaker, kind: Kind, body: Box, colu
 
 
 def _picture(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[Page, str, bool]:
-    """A picture alone: photograph, drawing, plot, chart with a title, diagram, a table's picture."""
+    """A picture alone: photograph, drawing, plot, chart, diagram, or the picture of a table."""
     across = r.randint(7, 38)
     down = r.randint(max(4, across // 3), min(MOST_CELLS // across, across * 2, 38))
-    kind = r.choices(["photo", "drawing", "plot", "chart", "diagram", "table"], [26, 10, 34, 12, 14, 4])[0]
+    kind = r.choices(
+        ["photo", "drawing", "plot", "chart", "diagram", "table"], [26, 10, 34, 12, 14, 4]
+    )[0]
     style = Style(r, world.library, _log_uniform(r, 9.5, 20), _scale(r))
     page = Page(r, across * CELL, down * CELL, style.scale)
     if kind in ("photo", "drawing", "plot"):
@@ -298,8 +497,14 @@ def _picture(r: random.Random, world: World, say: Speaker, longest: int) -> tupl
     if kind == "table":
         b.table(page, style, say, box, (3, 9), (2, 6))
         return page, _describe(page, "table", 1), r.random() < 0.2
-    drawn = (chart if kind == "chart" else diagram)(page, style, say, box.x, box.y, box.width, box.bottom - box.y - style.em)
-    return page, f"{drawn[0].upper()}{drawn[1:]}{f', titled “{named}”' if named else ''}.", r.random() < 0.1
+    drawn = (chart if kind == "chart" else diagram)(
+        page, style, say, box.x, box.y, box.width, box.bottom - box.y - style.em
+    )
+    return (
+        page,
+        f"{drawn[0].upper()}{drawn[1:]}{f', titled “{named}”' if named else ''}.",
+        r.random() < 0.1,
+    )
 
 
 def _blank(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[Page, str, bool]:
@@ -310,14 +515,33 @@ def _blank(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[
 def _describe(page: Page, noun: str, columns: int) -> str:
     """The kind of document, then what is on it: "A text page with a title and two paragraphs."."""
     counts = page.counts
-    said = [f"{'a' if number == 1 else in_words(number)} {name}{'s' if number > 1 else ''}" for name in
-            ("title", "heading", "paragraph", "list", "field", "short line", "photograph", "drawing", "chart", "diagram")
-            if (number := counts[name])]  # fmt: skip
+    said = [
+        f"{'a' if number == 1 else in_words(number)} {name}{'s' if number > 1 else ''}"
+        for name in (
+            "title",
+            "heading",
+            "paragraph",
+            "list",
+            "field",
+            "short line",
+            "photograph",
+            "drawing",
+            "chart",
+            "diagram",
+        )
+        if (number := counts[name])
+    ]
     if counts["table"]:
-        said.append(f"a table of {page.shape}" if counts["table"] == 1 else f"{in_words(counts['table'])} tables")
+        said.append(
+            f"a table of {page.shape}"
+            if counts["table"] == 1
+            else f"{in_words(counts['table'])} tables"
+        )
     start = f"{'An' if noun[0] in 'aeiou' else 'A'} {noun}"
     if columns > 1:
         start = f"{start.replace(' in columns', '')} in {in_words(columns)} columns"
     if not said:
         return f"{start}."
-    return f"{start} with {said[0] if len(said) == 1 else ', '.join(said[:-1]) + ' and ' + said[-1]}."
+    return (
+        f"{start} with {said[0] if len(said) == 1 else ', '.join(said[:-1]) + ' and ' + said[-1]}."
+    )

@@ -1,4 +1,4 @@
-"""A trained model as a transformers checkpoint: bf16, shards of at most 14 MB, tokenizer, processor.
+"""A trained model as a transformers checkpoint: bf16, in shards of at most 14 MB.
 
     python -m training.export RUN/last.pt models/pagereader-19m OUT
 
@@ -49,7 +49,11 @@ def export(model: PageReader, like: Path, out: Path) -> None:
     twin = to_checkpoint(model, ids).to(torch.bfloat16)
     ends = [ids["im_end"], ids["endoftext"]]
     twin.generation_config = GenerationConfig(
-        bos_token_id=ids["endoftext"], eos_token_id=ends, pad_token_id=ids["endoftext"], do_sample=False, max_new_tokens=2048
+        bos_token_id=ids["endoftext"],
+        eos_token_id=ends,
+        pad_token_id=ids["endoftext"],
+        do_sample=False,
+        max_new_tokens=2048,
     )
     twin.save_pretrained(out, max_shard_size="14MB")
     for pattern in KEPT:
@@ -59,7 +63,9 @@ def export(model: PageReader, like: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="last.pt of a training run")
     parser.add_argument("like", type=Path)
     parser.add_argument("out", type=Path)

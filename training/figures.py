@@ -1,8 +1,8 @@
 """What is no text: photographs, drawings, plots, charts and diagrams, with what they are.
 
-    pictures = Pictures(Path("DATA/pictures"))
-    grey, caption = pictures.photo(r, 400, 300)
-    said = chart(page, style, say, x, y, width, height)      # drawn on the page, with labels
+pictures = Pictures(Path("DATA/pictures"))
+grey, caption = pictures.photo(r, 400, 300)
+said = chart(page, style, say, x, y, width, height)      # drawn on the page, with labels
 """
 
 from __future__ import annotations
@@ -19,8 +19,29 @@ from training.characters import Array
 from training.page import Page, Style
 from training.words import Speaker
 
-NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-           "sixteen seventeen eighteen nineteen twenty").split()  # fmt: skip
+NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
 
 
 def in_words(count: int, one: str = "one") -> str:
@@ -51,7 +72,9 @@ class Pictures:
         across = min(columns, rows * ratio) * share
         down = across / ratio
         x, y = r.uniform(0, columns - across), r.uniform(0, rows - down)
-        crop = grey[int(y) : max(int(y + down), int(y) + 2), int(x) : max(int(x + across), int(x) + 2)]
+        crop = grey[
+            int(y) : max(int(y + down), int(y) + 2), int(x) : max(int(x + across), int(x) + 2)
+        ]
         crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_CUBIC)
         if r.random() < 0.5:
             crop = crop[:, ::-1]
@@ -80,7 +103,9 @@ class Pictures:
         if not plots:
             return np.full((height, width), 255, np.uint8), "A chart."
         number = r.randrange(len(plots))
-        return cv2.resize(plots[number], (width, height), interpolation=cv2.INTER_CUBIC), self.captions[number]
+        return cv2.resize(
+            plots[number], (width, height), interpolation=cv2.INTER_CUBIC
+        ), self.captions[number]
 
 
 def texture(r: random.Random, width: int, height: int) -> Array:
@@ -92,24 +117,32 @@ def texture(r: random.Random, width: int, height: int) -> Array:
         image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) / 1.7**octave
     image = (image - image.min()) / (np.ptp(image) + 1e-6)
     if r.random() < 0.4:  # stars
-        image = np.maximum(image * 0.2, (g.random((height, width)) > 0.998) * g.random((height, width)))
+        image = np.maximum(
+            image * 0.2, (g.random((height, width)) > 0.998) * g.random((height, width))
+        )
         image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), r.uniform(0.6, 1.6)) * 1.8
     if r.random() < 0.4:  # something round, lit from one side
         x, y = np.meshgrid(np.arange(width), np.arange(height))
         radius = min(width, height) * r.uniform(0.2, 0.5)
-        inside = (x - width * r.uniform(0.3, 0.7)) ** 2 + (y - height * r.uniform(0.3, 0.7)) ** 2 < radius**2
+        inside = (x - width * r.uniform(0.3, 0.7)) ** 2 + (
+            y - height * r.uniform(0.3, 0.7)
+        ) ** 2 < radius**2
         image = np.where(inside, 0.5 + image * 0.5, image * r.uniform(0.1, 0.7))
     return np.clip(image * 255, 0, 255).astype(np.uint8)
 
 
-def chart(page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float) -> str:
+def chart(
+    page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float
+) -> str:
     """A bar, line or pie chart with labels, in the box; the caption without "A"."""
     r = page.r
     drawn = r.choices([_bars, _curves, _pie], [5, 3, 2])[0]
     return drawn(page, style, say, x, y, width, height)
 
 
-def _axes(page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float) -> tuple[float, float]:
+def _axes(
+    page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float
+) -> tuple[float, float]:
     """Axes with values on the left, said from top to bottom; the origin."""
     r = page.r
     left = x + style.em * 3
@@ -121,14 +154,24 @@ def _axes(page: Page, style: Style, say: Speaker, x: float, y: float, width: flo
     grid = r.random() < 0.4
     for step in range(steps, -1, -1):
         level = bottom - (bottom - y) * 0.95 * step / steps
-        page.write_line(f"{top * step / steps:g}", style.small, style, x, level - style.em * 0.5, "right", style.em * 2.6)
+        page.write_line(
+            f"{top * step / steps:g}",
+            style.small,
+            style,
+            x,
+            level - style.em * 0.5,
+            "right",
+            style.em * 2.6,
+        )
         page.say("\n")
         if grid and step:
             page.rule(left, level, x + width, 70)
     return left, bottom
 
 
-def _bars(page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float) -> str:
+def _bars(
+    page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float
+) -> str:
     r = page.r
     count = r.randint(2, 8)
     left, bottom = _axes(page, style, say, x, y, width, height)
@@ -141,30 +184,60 @@ def _bars(page: Page, style: Style, say: Speaker, x: float, y: float, width: flo
         if outlined:
             page.frame(start, top, wide, bottom - top)
         else:
-            cv2.rectangle(page.cover, (int(start), int(top)), (int(start + wide), int(bottom)), tone, -1)
+            cv2.rectangle(
+                page.cover, (int(start), int(top)), (int(start + wide), int(bottom)), tone, -1
+            )
     for place in range(count):
         start = left + step * (place + 0.2)
-        page.write_line(r.choice([say.word().capitalize(), str(r.randint(1950, 2030))]), style.small, style, start, bottom + style.em * 0.3, "centre", step * 0.95)
+        page.write_line(
+            r.choice([say.word().capitalize(), str(r.randint(1950, 2030))]),
+            style.small,
+            style,
+            start,
+            bottom + style.em * 0.3,
+            "centre",
+            step * 0.95,
+        )
         page.say(" ")
     return f"a bar chart with {in_words(count)} bars"
 
 
-def _curves(page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float) -> str:
+def _curves(
+    page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float
+) -> str:
     r = page.r
     count, points = r.randint(1, 4), r.randint(4, 14)
     left, bottom = _axes(page, style, say, x, y, width, height)
     for _ in range(count):
         level, tone = r.uniform(0.1, 0.6), r.randint(110, 255)
         heights = [min(0.97, max(0.03, level + r.uniform(-0.15, 0.35))) for _ in range(points)]
-        line = [(left + (x + width - left) * i / (points - 1), bottom - (bottom - y) * h) for i, h in enumerate(heights)]
-        cv2.polylines(page.cover, [np.array(line, np.int32)], False, tone, max(1, int(page.scale * r.choice([1, 2]))), cv2.LINE_AA)
+        line = [
+            (left + (x + width - left) * i / (points - 1), bottom - (bottom - y) * h)
+            for i, h in enumerate(heights)
+        ]
+        cv2.polylines(
+            page.cover,
+            [np.array(line, np.int32)],
+            False,
+            tone,
+            max(1, int(page.scale * r.choice([1, 2]))),
+            cv2.LINE_AA,
+        )
         if r.random() < 0.4:
             for point in line:
-                cv2.circle(page.cover, (int(point[0]), int(point[1])), max(2, int(page.scale * 2.5)), tone, -1)
+                cv2.circle(
+                    page.cover,
+                    (int(point[0]), int(point[1])),
+                    max(2, int(page.scale * 2.5)),
+                    tone,
+                    -1,
+                )
     return f"a line chart with {'one line' if count == 1 else in_words(count) + ' lines'}"
 
 
-def _pie(page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float) -> str:
+def _pie(
+    page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float
+) -> str:
     r = page.r
     count = r.randint(2, 6)
     radius = min(width * 0.6, height) / 2 - style.em
@@ -175,16 +248,24 @@ def _pie(page: Page, style: Style, say: Speaker, x: float, y: float, width: floa
         end = angle + 360 * share / sum(shares)
         cv2.ellipse(page.cover, centre, (int(radius), int(radius)), 0, angle, end, tone, -1)
         middle = math.radians((angle + end) / 2)
-        page.write_line(r.choice([f"{100 * share / sum(shares):.0f}%", say.word()[:7]]), style.small, style,
-                        centre[0] + math.cos(middle) * radius * 1.2 - style.em * (1.5 if math.cos(middle) < 0 else 0.3),
-                        centre[1] + math.sin(middle) * radius * 1.15 - style.em * 0.5)  # fmt: skip
+        page.write_line(
+            r.choice([f"{100 * share / sum(shares):.0f}%", say.word()[:7]]),
+            style.small,
+            style,
+            centre[0]
+            + math.cos(middle) * radius * 1.2
+            - style.em * (1.5 if math.cos(middle) < 0 else 0.3),
+            centre[1] + math.sin(middle) * radius * 1.15 - style.em * 0.5,
+        )
         page.say(" ")
         angle = end
     cv2.circle(page.cover, centre, int(radius), 255, max(1, int(page.scale)), cv2.LINE_AA)
     return f"a pie chart with {in_words(count)} slices"
 
 
-def diagram(page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float) -> str:
+def diagram(
+    page: Page, style: Style, say: Speaker, x: float, y: float, width: float, height: float
+) -> str:
     """Boxes or circles with words in them, and arrows between."""
     r = page.r
     columns, rows = r.randint(1, 4), r.randint(1, 4)
@@ -201,20 +282,49 @@ def diagram(page: Page, style: Style, say: Speaker, x: float, y: float, width: f
     for _ in range(r.randint(1, len(centres) + 2)):
         start, end = r.sample(centres, 2) if len(centres) > 1 else (centres[0], (x, y))
         thick = max(1, round(page.scale))
-        cv2.arrowedLine(page.cover, *(tuple(map(int, p)) for p in (start, end)), r.randint(130, 255), thick, cv2.LINE_AA, tipLength=0.06)
+        cv2.arrowedLine(
+            page.cover,
+            *(tuple(map(int, p)) for p in (start, end)),
+            r.randint(130, 255),
+            thick,
+            cv2.LINE_AA,
+            tipLength=0.06,
+        )
     for number, (cx, cy) in enumerate(centres):
         if round_ones:
             axes = (int(min(wide, high) * 0.5), int(min(wide, high) * 0.5))
             cv2.ellipse(page.cover, (int(cx), int(cy)), axes, 0, 0, 360, 0, -1)
-            cv2.ellipse(page.cover, (int(cx), int(cy)), axes, 0, 0, 360, 255, max(1, round(page.scale)), cv2.LINE_AA)
+            cv2.ellipse(
+                page.cover,
+                (int(cx), int(cy)),
+                axes,
+                0,
+                0,
+                360,
+                255,
+                max(1, round(page.scale)),
+                cv2.LINE_AA,
+            )
             page.fill(cx - 1, cy - 1, 2, 2, 30)
         else:
-            cv2.rectangle(page.cover, (int(cx - wide / 2), int(cy - high / 2)), (int(cx + wide / 2), int(cy + high / 2)), 0, -1)
+            cv2.rectangle(
+                page.cover,
+                (int(cx - wide / 2), int(cy - high / 2)),
+                (int(cx + wide / 2), int(cy + high / 2)),
+                0,
+                -1,
+            )
             page.frame(cx - wide / 2, cy - high / 2, wide, high)
             if r.random() < 0.5:
                 page.fill(cx - wide / 2, cy - high / 2, wide, high, r.randint(15, 90))
         if number:
             page.say("\n")
-        word = str(r.randint(0, 9)) if round_ones or r.random() < 0.15 else say.line(max(4, int(wide / style.em * 1.6)))
-        page.write_line(word, style.body, style, cx - wide * 0.47, cy - style.em * 0.5, "centre", wide * 0.94)
+        word = (
+            str(r.randint(0, 9))
+            if round_ones or r.random() < 0.15
+            else say.line(max(4, int(wide / style.em * 1.6)))
+        )
+        page.write_line(
+            word, style.body, style, cx - wide * 0.47, cy - style.em * 0.5, "centre", wide * 0.94
+        )
     return "a diagram"

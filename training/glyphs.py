@@ -21,9 +21,35 @@ import numpy as np
 from numba import njit
 from PIL import ImageFont
 
-from training.characters import CHARACTERS, FI, FL, INDEX, Array
+from training.characters import CHARACTERS, FI, FL, INDEX
 
-SIZES = (7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 24, 27, 30, 33, 36, 40, 45, 50, 58, 68, 80)
+SIZES = (
+    7,
+    8,
+    9,
+    10,
+    11,
+    12,
+    13,
+    14,
+    15,
+    16,
+    17,
+    18,
+    20,
+    22,
+    24,
+    27,
+    30,
+    33,
+    36,
+    40,
+    45,
+    50,
+    58,
+    68,
+    80,
+)
 USUAL = 36
 """Sizes up to this are drawn ahead; larger ones, which take most memory, when needed."""
 STYLES = {"r": "r", "b": "br", "i": "ir", "bi": "bir"}
@@ -75,15 +101,21 @@ class Atlas:
         pair = self.advance[INDEX[ord("f")]] + self.advance[INDEX[ord("i")]]
         even = self.advance[INDEX[ord("i")]] == self.advance[INDEX[ord("m")]]
         self.fixed_pitch = bool(even)
-        self.ligatures = bool(self.has[FI] and self.has[FL] and 0.7 < self.advance[FI] / pair < 1.1 and not even)
+        self.ligatures = bool(
+            self.has[FI] and self.has[FL] and 0.7 < self.advance[FI] / pair < 1.1 and not even
+        )
         self.arrays = (np.concatenate(parts), start, width, height, left, top)
 
 
 class Library:
     """The faces of a folder `<kind>/<family>__<style>.<ending>`, by kind and family."""
 
-    def __init__(self, folder: Path, kinds: tuple[str, ...] = ("text", "mono", "typewriter", "dots", "hand")) -> None:
-        self.families: dict[str, dict[str, dict[str, Path]]] = {kind: defaultdict(dict) for kind in kinds}
+    def __init__(
+        self, folder: Path, kinds: tuple[str, ...] = ("text", "mono", "typewriter", "dots", "hand")
+    ) -> None:
+        self.families: dict[str, dict[str, dict[str, Path]]] = {
+            kind: defaultdict(dict) for kind in kinds
+        }
         for kind in kinds:
             for path in sorted((folder / kind).glob("*")):
                 family, style = path.stem.split("__")
@@ -97,13 +129,20 @@ class Library:
 
     def at(self, family: dict[str, Path], style: str, size: float) -> Atlas:
         """The nearest face and size that there is."""
-        path = next((family[s] for s in (style, *STYLES[style]) if s in family), next(iter(family.values())))
+        path = next(
+            (family[s] for s in (style, *STYLES[style]) if s in family), next(iter(family.values()))
+        )
         key = (path, snap(size))
         return self.atlases.get(key) or _drawn_now(*key)
 
     def draw_all(self, processes: int) -> None:
         """Every face at every usual size, before the workers are forked and share them."""
-        paths = [p for kind in self.families.values() for family in kind.values() for p in family.values()]
+        paths = [
+            p
+            for kind in self.families.values()
+            for family in kind.values()
+            for p in family.values()
+        ]
         with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
             for atlases in pool.map(_usual_sizes, paths):
                 self.atlases.update(atlases)
@@ -121,5 +160,3 @@ def _drawn_now(path: Path, size: int) -> Atlas:
 
 def _usual_sizes(path: Path) -> dict[tuple[Path, int], Atlas]:
     return {(path, size): Atlas(path, size) for size in SIZES if size <= USUAL}
-
-

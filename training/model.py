@@ -12,6 +12,7 @@ token begins. They seem to break the plateau in which a model writes without loo
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,14 @@ TINY = Shape(96, 3, 2, 192, (1,), 128, 3, 2, 1, 256, where_layer=1)
 """Learns single lines on a CPU in a minute or two; for the smoke test."""
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, longest: int, causal: bool) -> torch.Tensor:
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    starts: torch.Tensor,
+    longest: int,
+    causal: bool,
+) -> torch.Tensor:
     """Attention within each of the sequences that `starts` cuts (tokens, heads, width) into."""
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
@@ -69,7 +77,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tens
         return flash(*half, starts, starts, longest, longest, 0.0, causal, False)[0]
     ends = torch.unique_consecutive(starts).tolist()
     parts = []
-    for first, last in zip(ends, ends[1:], strict=False):
+    for first, last in itertools.pairwise(ends):
         one = [part[first:last].transpose(0, 1)[None] for part in (q, k, v)]
         parts.append(F.scaled_dot_product_attention(*one, is_causal=causal)[0].transpose(0, 1))
     return torch.cat(parts)
@@ -111,7 +119,14 @@ class VisionAttention(nn.Module):
         self.qkv = nn.Linear(shape.vision_width, 3 * shape.vision_width)
         self.proj = nn.Linear(shape.vision_width, shape.vision_width)
 
-    def forward(self, x: torch.Tensor, starts: torch.Tensor, longest: int, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        starts: torch.Tensor,
+        longest: int,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+    ) -> torch.Tensor:
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
         seen = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, starts, longest, causal=False)
         return self.proj(seen.reshape(len(x), -1).to(x.dtype))
@@ -124,7 +139,14 @@ class VisionBlock(nn.Module):
         self.attn = VisionAttention(shape)
         self.mlp = MLP(shape.vision_width, shape.vision_mlp, bias=True)
 
-    def forward(self, x: torch.Tensor, starts: torch.Tensor, longest: int, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        starts: torch.Tensor,
+        longest: int,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+    ) -> torch.Tensor:
         x = x + self.attn(self.norm1(x), starts, longest, cos, sin)
         return x + self.mlp(self.norm2(x))
 
@@ -151,9 +173,15 @@ class TextAttention(nn.Module):
         self.v_proj = nn.Linear(shape.width, shape.kv_heads * self.head)
         self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(self, x: torch.Tensor, starts: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        q, k, v = (part(x).view(len(x), -1, self.head) for part in (self.q_proj, self.k_proj, self.v_proj))
-        seen = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, starts, LONGEST_SAMPLE, causal=True)
+    def forward(
+        self, x: torch.Tensor, starts: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        q, k, v = (
+            part(x).view(len(x), -1, self.head) for part in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        seen = attend(
+            rotate(q, cos, sin), rotate(k, cos, sin), v, starts, LONGEST_SAMPLE, causal=True
+        )
         return self.o_proj(seen.reshape(len(x), -1).to(x.dtype))
 
 
@@ -162,9 +190,14 @@ class TextBlock(nn.Module):
         super().__init__()
         self.self_attn = TextAttention(shape)
         self.mlp = MLP(shape.width, shape.mlp, bias=False)
-        self.input_layernorm, self.post_attention_layernorm = RMSNorm(shape.width), RMSNorm(shape.width)
+        self.input_layernorm, self.post_attention_layernorm = (
+            RMSNorm(shape.width),
+            RMSNorm(shape.width),
+        )
 
-    def forward(self, x: torch.Tensor, starts: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, starts: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), starts, cos, sin)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -185,7 +218,9 @@ class PageReader(nn.Module):
         self._initialize()
         quarter = shape.vision_width // shape.vision_heads // 2
         self.register_buffer("vision_pace", _pace(quarter, 10_000.0), persistent=False)
-        self.register_buffer("text_pace", _pace(shape.width // shape.heads, shape.theta), persistent=False)
+        self.register_buffer(
+            "text_pace", _pace(shape.width // shape.heads, shape.theta), persistent=False
+        )
         axis = torch.repeat_interleave(torch.arange(3), torch.tensor(shape.sections))
         self.register_buffer("axis", axis, persistent=False)
 
@@ -226,7 +261,9 @@ class PageReader(nn.Module):
             middle = x if number == self.shape.where_layer else middle
         return self.norm(x), middle
 
-    def forward(self, batch: Batch, weights: tuple[float, float], sampled_cells: int = 2048) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, batch: Batch, weights: tuple[float, float], sampled_cells: int = 2048
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss, and by kind of sample: tokens, tokens right, sum of cross entropy.
 
         Parameters
@@ -244,7 +281,11 @@ class PageReader(nn.Module):
         with torch.no_grad():
             measures = torch.zeros(2 * len(KINDS), 3, device=x.device)
             right = (logits.argmax(-1) == label) & valid
-            measures.index_add_(0, batch["label_kind"].long(), torch.stack([valid.float(), right.float(), entropy.detach() * valid], 1))
+            measures.index_add_(
+                0,
+                batch["label_kind"].long(),
+                torch.stack([valid.float(), right.float(), entropy.detach() * valid], 1),
+            )
         if weights[0] > 0:
             loss = loss + weights[0] * self._characters_in_cells(batch, seen, sampled_cells)
         if weights[1] > 0:
@@ -253,12 +294,16 @@ class PageReader(nn.Module):
             cell = batch["cell_of_token"]
             own = torch.where((cell >= 0)[:, None], batch["cell_place"][cell.clamp(min=0)], -1)
             step = torch.arange(0, len(own), 4, device=own.device)
-            loss = loss + weights[1] * (following + 0.2 * _place_loss(self.aux_cell(hidden[step]), own[step]))
+            loss = loss + weights[1] * (
+                following + 0.2 * _place_loss(self.aux_cell(hidden[step]), own[step])
+            )
         return loss, measures
 
     def _characters_in_cells(self, batch: Batch, seen: torch.Tensor, count: int) -> torch.Tensor:
         chosen = torch.randint(len(seen), (min(count, len(seen)),), device=seen.device)
-        logits = self.aux_slots(F.rms_norm(seen[chosen], (seen.shape[-1],))).float().view(-1, CLASSES)
+        logits = (
+            self.aux_slots(F.rms_norm(seen[chosen], (seen.shape[-1],))).float().view(-1, CLASSES)
+        )
         label = batch["slots"][chosen].long().view(-1)
         entropy = F.cross_entropy(logits, label, reduction="none")
         weight = torch.where(label > 0, 1.0, 0.1)
@@ -277,14 +322,26 @@ def _place_loss(logits: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
 
 # -- transformers' names ------------------------------------------------------------------
 
-_NAMES = {"blocks.": "model.visual.blocks.", "merger.": "model.visual.merger.", "embed.": "model.language_model.embed_tokens.",
-          "layers.": "model.language_model.layers.", "norm.": "model.language_model.norm."}  # fmt: skip
+_NAMES = {
+    "blocks.": "model.visual.blocks.",
+    "merger.": "model.visual.merger.",
+    "embed.": "model.language_model.embed_tokens.",
+    "layers.": "model.language_model.layers.",
+    "norm.": "model.language_model.norm.",
+}
 _PATCH = "model.visual.patch_embed.proj.weight"
 
 
 def to_transformers(model: PageReader) -> dict[str, torch.Tensor]:
     """The weights under transformers' names, in float32."""
-    state = {_PATCH: model.patch.weight.detach().float().cpu().view(-1, 1, 1, 14, 14).repeat(1, 3, 2, 1, 1) / COPIES}
+    state = {
+        _PATCH: model.patch.weight.detach()
+        .float()
+        .cpu()
+        .view(-1, 1, 1, 14, 14)
+        .repeat(1, 3, 2, 1, 1)
+        / COPIES
+    }
     for name, parameter in model.named_parameters():
         for ours, theirs in _NAMES.items():
             if name.startswith(ours):
@@ -302,7 +359,11 @@ def load_checkpoint(model: PageReader, folder: Path) -> None:
             if name.endswith("patch_embed.proj.weight"):
                 state["patch.weight"] = weight.float().sum((1, 2)).view(-1, PATCH)
             for ours, theirs in _NAMES.items():
-                for prefix in (theirs, theirs.removeprefix("model."), theirs.replace("model.language_model", "model")):
+                for prefix in (
+                    theirs,
+                    theirs.removeprefix("model."),
+                    theirs.replace("model.language_model", "model"),
+                ):
                     if name.startswith(prefix):
                         state.setdefault(ours + name[len(prefix) :], weight.float())
     missing = model.load_state_dict(state, strict=False).missing_keys
@@ -315,15 +376,49 @@ def configuration(shape: Shape, ids: dict[str, int]) -> Any:
     """The `Qwen2_5_VLConfig` of this shape; `ids` are those of the special tokens."""
     from transformers import Qwen2_5_VLConfig
 
-    ends = {"bos_token_id": ids["endoftext"], "eos_token_id": ids["im_end"], "pad_token_id": ids["endoftext"]}
-    text = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "intermediate_size": shape.mlp, "num_hidden_layers": shape.depth,
-            "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "max_position_embeddings": shape.context,
-            "rms_norm_eps": 1e-6, "tie_word_embeddings": True, **ends,
-            "rope_parameters": {"rope_type": "default", "rope_theta": shape.theta, "mrope_section": list(shape.sections)}}  # fmt: skip
-    vision = {"depth": shape.vision_depth, "hidden_size": shape.vision_width, "intermediate_size": shape.vision_mlp,
-              "num_heads": shape.vision_heads, "out_hidden_size": shape.width, "fullatt_block_indexes": list(shape.full_attention),
-              "window_size": 112, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3,
-              "tokens_per_second": 2}  # fmt: skip
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, image_token_id=ids["image_pad"],
-                            video_token_id=ids["video_pad"], vision_start_token_id=ids["vision_start"],
-                            vision_end_token_id=ids["vision_end"], **ends)  # fmt: skip
+    ends = {
+        "bos_token_id": ids["endoftext"],
+        "eos_token_id": ids["im_end"],
+        "pad_token_id": ids["endoftext"],
+    }
+    text = {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.mlp,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        **ends,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": shape.theta,
+            "mrope_section": list(shape.sections),
+        },
+    }
+    vision = {
+        "depth": shape.vision_depth,
+        "hidden_size": shape.vision_width,
+        "intermediate_size": shape.vision_mlp,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.width,
+        "fullatt_block_indexes": list(shape.full_attention),
+        "window_size": 112,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "in_channels": 3,
+        "tokens_per_second": 2,
+    }
+    return Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+        **ends,
+    )

@@ -50,13 +50,20 @@ class Muon:
     @torch.no_grad()
     def step(self, rate: float, decay: float, momentum: float) -> None:
         for shape, group in self.groups.items():
-            gradient = torch.cat([p.grad.view(parts, *shape) for p, parts in group if p.grad is not None]).float()
+            gradient = torch.cat(
+                [p.grad.view(parts, *shape) for p, parts in group if p.grad is not None]
+            ).float()
             average = self.averages[shape]
             average.lerp_(gradient, 1 - momentum)
-            update = orthogonal(torch.lerp(gradient, average, momentum)) * (0.2 * math.sqrt(max(shape)))
+            update = orthogonal(torch.lerp(gradient, average, momentum)) * (
+                0.2 * math.sqrt(max(shape))
+            )
             matrices = [p.data for p, _ in group]
             pieces = update.split([parts for _, parts in group])
-            changes = [piece.reshape(m.shape).to(m.dtype) for piece, m in zip(pieces, matrices, strict=True)]
+            changes = [
+                piece.reshape(m.shape).to(m.dtype)
+                for piece, m in zip(pieces, matrices, strict=True)
+            ]
             torch._foreach_mul_(matrices, 1 - rate * decay)
             torch._foreach_add_(matrices, changes, alpha=-rate)
 
@@ -71,15 +78,25 @@ class Muon:
 class Optimizer:
     """Both, with one schedule: `step(0.5)` steps at half the full rates."""
 
-    def __init__(self, model: nn.Module, muon_rate: float = 3e-3, adam_rate: float = 1.5e-3, decay: float = 0.03) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        muon_rate: float = 3e-3,
+        adam_rate: float = 1.5e-3,
+        decay: float = 0.03,
+    ) -> None:
         named = list(model.named_parameters())
-        matrices = [(n, p) for n, p in named if p.dim() == 2 and not n.startswith(("embed", "patch", "aux"))]
+        matrices = [
+            (n, p) for n, p in named if p.dim() == 2 and not n.startswith(("embed", "patch", "aux"))
+        ]
         ours = {name for name, _ in matrices}
         self.rest = [p for n, p in named if n not in ours]
         self.rates, self.decay, self.steps = (muon_rate, adam_rate), decay, 0
         self.muon = Muon(matrices)
         fused = self.rest[0].is_cuda
-        self.adam = torch.optim.AdamW(self.rest, lr=adam_rate, betas=(0.9, 0.95), eps=1e-9, weight_decay=0.0, fused=fused)
+        self.adam = torch.optim.AdamW(
+            self.rest, lr=adam_rate, betas=(0.9, 0.95), eps=1e-9, weight_decay=0.0, fused=fused
+        )
 
     def step(self, factor: float) -> None:
         self.steps += 1

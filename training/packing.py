@@ -68,8 +68,13 @@ def stage(progress: float) -> Stage:
     points = [s.at for s in CURRICULUM]
     mix = lambda values: float(np.interp(progress, points, list(values)))  # noqa: E731
     shares = tuple(mix(s.shares[k] for s in CURRICULUM) for k in range(len(KINDS)))
-    return Stage(progress, shares, mix(s.hard for s in CURRICULUM), mix(s.wear for s in CURRICULUM),
-                 int(mix(s.longest_line for s in CURRICULUM)))  # type: ignore[arg-type]  # fmt: skip
+    return Stage(
+        progress,
+        shares,
+        mix(s.hard for s in CURRICULUM),
+        mix(s.wear for s in CURRICULUM),
+        int(mix(s.longest_line for s in CURRICULUM)),
+    )  # type: ignore[arg-type]
 
 
 class PackSize:
@@ -114,7 +119,11 @@ def _rounded(shape: tuple[int, ...], kind: Any) -> int:
 def window_order(rows: int, columns: int) -> tuple[Array, list[int]]:
     """Cells in the order of the vision tower's windows, and how many each window has."""
     cells = np.arange(rows * columns).reshape(rows, columns)
-    windows = [cells[y : y + WINDOW, x : x + WINDOW].ravel() for y in range(0, rows, WINDOW) for x in range(0, columns, WINDOW)]
+    windows = [
+        cells[y : y + WINDOW, x : x + WINDOW].ravel()
+        for y in range(0, rows, WINDOW)
+        for x in range(0, columns, WINDOW)
+    ]
     return np.concatenate(windows), [len(window) for window in windows]
 
 
@@ -143,15 +152,24 @@ class Item:
 class Maker:
     """Makes samples and packs them."""
 
-    def __init__(self, world: World, tokenizer: Any, seed: int, progress: Any = None, corrupt: bool = True) -> None:
-        self.world, self.tokenizer, self.progress, self.corrupt = world, tokenizer, progress, corrupt
+    def __init__(
+        self, world: World, tokenizer: Any, seed: int, progress: Any = None, corrupt: bool = True
+    ) -> None:
+        self.world, self.tokenizer, self.progress, self.corrupt = (
+            world,
+            tokenizer,
+            progress,
+            corrupt,
+        )
         self.r, self.g = random.Random(seed), np.random.default_rng(seed)
         self.waiting: Item | None = None
         ids = self._ids
         self.before = ids(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n")
         self.open, self.close = ids("<|vision_start|>"), ids("<|vision_end|>")
         self.after = ids("<|im_end|>\n<|im_start|>assistant\n")
-        self.image, self.end, self.pad = (tokenizer.token_to_id(f"<|{t}|>") for t in ("image_pad", "im_end", "endoftext"))
+        self.image, self.end, self.pad = (
+            tokenizer.token_to_id(f"<|{t}|>") for t in ("image_pad", "im_end", "endoftext")
+        )
         self.ordinary = self.end
         self.transcribe, self.describe = [ids(p) for p in TRANSCRIBE], [ids(p) for p in DESCRIBE]
 
@@ -162,20 +180,32 @@ class Maker:
         """One item of the present stage, or None where it came out too large."""
         r = self.r
         if kind is None:
-            weights = [share / CELLS_OF_A_KIND[k] for share, k in zip(now.shares, KINDS, strict=True)]
+            weights = [
+                share / CELLS_OF_A_KIND[k] for share, k in zip(now.shares, KINDS, strict=True)
+            ]
             kind = r.choices(KINDS, weights)[0]
         sample = documents.make(r, self.world, kind, now.hard, now.wear, now.longest_line)
         described = {"picture": 0.75, "blank": 0.4, "page": 0.1, "part": 0.04, "line": 0.0}[kind]
         return self.item(sample, KINDS.index(kind), r.random() < described * (now.at > 0.08))
 
-    def item(self, sample: Sample, kind: int, describe: bool, prompt: list[int] | None = None) -> Item | None:
+    def item(
+        self, sample: Sample, kind: int, describe: bool, prompt: list[int] | None = None
+    ) -> Item | None:
         """Tokens, positions and patches of one sample; None if it is larger than a page may be."""
         r, image = self.r, sample.image
         rows, columns = image.shape[0] // CELL, image.shape[1] // CELL
         cells = rows * columns
         text, xs, ys = _strip(sample)
-        answer, place = self._answer(sample.caption if describe else text, None if describe else (xs, ys), rows, columns)
-        asked = prompt or (r.choice(self.describe) if describe else self.transcribe[0] if r.random() < 0.4 else r.choice(self.transcribe))
+        answer, place = self._answer(
+            sample.caption if describe else text, None if describe else (xs, ys), rows, columns
+        )
+        asked = prompt or (
+            r.choice(self.describe)
+            if describe
+            else self.transcribe[0]
+            if r.random() < 0.4
+            else r.choice(self.transcribe)
+        )
         image_first = prompt is not None or r.random() < 0.9
         head = [*self.before, *([] if image_first else asked), *self.open]
         tail = [*self.close, *(asked if image_first else []), *self.after]
@@ -190,18 +220,34 @@ class Maker:
         y, x = np.divmod(np.arange(cells), columns)
         halves = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
         half = CELL // 2
-        patches = image.reshape(rows, 2, half, columns, 2, half).transpose(0, 3, 1, 4, 2, 5).reshape(cells, 4, half * half)
+        patches = (
+            image.reshape(rows, 2, half, columns, 2, half)
+            .transpose(0, 3, 1, 4, 2, 5)
+            .reshape(cells, 4, half * half)
+        )
         place_of_cell = np.empty(cells, np.int64)
         place_of_cell[order] = np.arange(cells)
         return Item(
-            cells, np.concatenate([head, np.full(cells, self.image), tail, given]).astype(np.int32),
-            _positions(len(head), rows, columns, total), len(head), patches[order].reshape(-1, half * half),
-            (y[:, None] * 2 + halves[:, 0])[order].ravel(), (x[:, None] * 2 + halves[:, 1])[order].ravel(), windows,
-            place_of_cell, np.stack([y, x], 1)[order], _slots(text, xs, ys, rows, columns)[order],
-            answer, np.arange(total - len(answer), total), place, kind + (len(KINDS) if describe else 0),
-        )  # fmt: skip
+            cells,
+            np.concatenate([head, np.full(cells, self.image), tail, given]).astype(np.int32),
+            _positions(len(head), rows, columns, total),
+            len(head),
+            patches[order].reshape(-1, half * half),
+            (y[:, None] * 2 + halves[:, 0])[order].ravel(),
+            (x[:, None] * 2 + halves[:, 1])[order].ravel(),
+            windows,
+            place_of_cell,
+            np.stack([y, x], 1)[order],
+            _slots(text, xs, ys, rows, columns)[order],
+            answer,
+            np.arange(total - len(answer), total),
+            place,
+            kind + (len(KINDS) if describe else 0),
+        )
 
-    def _answer(self, text: str, places: tuple[Array, Array] | None, rows: int, columns: int) -> tuple[Array, Array]:
+    def _answer(
+        self, text: str, places: tuple[Array, Array] | None, rows: int, columns: int
+    ) -> tuple[Array, Array]:
         """The tokens to write, with the end, and the cell in which each begins."""
         encoded = self.tokenizer.encode(text, add_special_tokens=False)
         place = np.full((len(encoded.ids) + 1, 2), -1, np.int32)
@@ -211,18 +257,26 @@ class Maker:
             space = np.array([character in " \n" for character in text])
             begin = np.where((ends - starts > 1) & space[starts], starts + 1, starts)
             known = ~np.isnan(xs[begin])
-            place[:-1, 0] = np.where(known, np.clip(np.nan_to_num(ys[begin]) // CELL, 0, rows - 1), -1)
-            place[:-1, 1] = np.where(known, np.clip(np.nan_to_num(xs[begin]) // CELL, 0, columns - 1), -1)
+            place[:-1, 0] = np.where(
+                known, np.clip(np.nan_to_num(ys[begin]) // CELL, 0, rows - 1), -1
+            )
+            place[:-1, 1] = np.where(
+                known, np.clip(np.nan_to_num(xs[begin]) // CELL, 0, columns - 1), -1
+            )
         return np.array([*encoded.ids, self.end], np.int64), place
 
-    def fill(self, pack: dict[str, Array], size: PackSize, items: Iterator[Item] | None = None) -> dict[str, int]:
+    def fill(
+        self, pack: dict[str, Array], size: PackSize, items: Iterator[Item] | None = None
+    ) -> dict[str, int]:
         """Fill a pack with samples of the present stage, or with the given items; what is in it."""
         _empty(pack, self.pad)
         now = stage(self.progress.value if self.progress is not None else 1.0)
         used = {"samples": 0, "cells": 0, "tokens": 0, "labels": 0}
         starts: dict[str, list[int]] = {"image": [0], "window": [0], "sample": [0]}
         misses = 0
-        while misses < 6 and used["cells"] < size.cells * 0.985 and used["labels"] < size.labels - 40:
+        while (
+            misses < 6 and used["cells"] < size.cells * 0.985 and used["labels"] < size.labels - 40
+        ):
             item = self._next(now, size.cells - used["cells"], items)
             if item is None:
                 if items is not None:
@@ -230,7 +284,7 @@ class Maker:
                 continue
             if not _fits(item, used, starts, size):
                 misses += 1
-                if self.waiting is None and item.cells > 500 or items is not None:
+                if (self.waiting is None and item.cells > 500) or items is not None:
                     self.waiting = item
                     misses += 2
                 continue
@@ -248,7 +302,9 @@ class Maker:
         if items is not None:
             return next(items, None)
         small = now.at > 0.15
-        return self.sample(now, "line" if small and room < 160 else "part" if small and room < 700 else None)
+        return self.sample(
+            now, "line" if small and room < 160 else "part" if small and room < 700 else None
+        )
 
 
 def _strip(sample: Sample) -> tuple[str, Array, Array]:
@@ -278,31 +334,52 @@ def _slots(text: str, xs: Array, ys: Array, rows: int, columns: int) -> Array:
         there &= (xs >= 0) & (ys >= 0) & (xs < columns * CELL) & (ys < rows * CELL)
         x, y = xs[there], ys[there]
         cell = (y // CELL).astype(int) * columns + (x // CELL).astype(int)
-        slots[cell, ((y % CELL) // 7).astype(int) * 8 + ((x % CELL) // 3.5).astype(int)] = places[there]
+        slots[cell, ((y % CELL) // 7).astype(int) * 8 + ((x % CELL) // 3.5).astype(int)] = places[
+            there
+        ]
     return slots
 
 
 def _empty(pack: dict[str, Array], pad: int) -> None:
-    for name, value in (("cell_of_token", -1), ("label", IGNORE), ("label_place", -1), ("label_kind", 0), ("label_at", 0),
-                        ("cell_place", -1), ("slots", 0), ("tokens", pad), ("positions", 0), ("row", 0), ("column", 0)):  # fmt: skip
+    for name, value in (
+        ("cell_of_token", -1),
+        ("label", IGNORE),
+        ("label_place", -1),
+        ("label_kind", 0),
+        ("label_at", 0),
+        ("cell_place", -1),
+        ("slots", 0),
+        ("tokens", pad),
+        ("positions", 0),
+        ("row", 0),
+        ("column", 0),
+    ):
         pack[name][:] = value
 
 
 def _fits(item: Item, used: dict[str, int], starts: dict[str, list[int]], size: PackSize) -> bool:
     windows = size.windows - 100 - (size.cells - used["cells"]) // (WINDOW * WINDOW)
-    return (used["cells"] + item.cells <= size.cells and used["tokens"] + len(item.tokens) <= size.tokens
-            and used["labels"] + len(item.answer) <= size.labels and used["samples"] < size.samples - 24
-            and len(starts["window"]) + len(item.windows) <= windows)  # fmt: skip
+    return (
+        used["cells"] + item.cells <= size.cells
+        and used["tokens"] + len(item.tokens) <= size.tokens
+        and used["labels"] + len(item.answer) <= size.labels
+        and used["samples"] < size.samples - 24
+        and len(starts["window"]) + len(item.windows) <= windows
+    )
 
 
-def _put(pack: dict[str, Array], item: Item, used: dict[str, int], starts: dict[str, list[int]]) -> None:
+def _put(
+    pack: dict[str, Array], item: Item, used: dict[str, int], starts: dict[str, list[int]]
+) -> None:
     cell, token, label = used["cells"], used["tokens"], used["labels"]
     cells, tokens, labels = item.cells, len(item.tokens), len(item.answer)
     for name in ("patches", "row", "column"):
         pack[name][cell * 4 : (cell + cells) * 4] = getattr(item, name)
     pack["tokens"][token : token + tokens] = item.tokens
     pack["positions"][:, token : token + tokens] = item.positions
-    pack["cell_of_token"][token + item.image_at : token + item.image_at + cells] = item.place_of_cell + cell
+    pack["cell_of_token"][token + item.image_at : token + item.image_at + cells] = (
+        item.place_of_cell + cell
+    )
     pack["label_at"][label : label + labels] = item.answer_at + token
     pack["label"][label : label + labels] = item.answer
     pack["label_place"][label : label + labels] = item.answer_place
@@ -329,17 +406,24 @@ def _close(array: Array, starts: list[int], total: int, step: int) -> None:
 class Loader:
     """Worker processes that fill packs; `progress` is theirs to read."""
 
-    def __init__(self, size: PackSize, world: World, tokenizer_file: Path, workers: int, seed: int) -> None:
+    def __init__(
+        self, size: PackSize, world: World, tokenizer_file: Path, workers: int, seed: int
+    ) -> None:
         context = mp.get_context("fork")
         count = workers * 2 + 4
-        self._memory = [torch.empty(size.bytes, dtype=torch.uint8).share_memory_() for _ in range(count)]
+        self._memory = [
+            torch.empty(size.bytes, dtype=torch.uint8).share_memory_() for _ in range(count)
+        ]
         self.packs = [size.views(memory.numpy()) for memory in self._memory]
         self.free, self.ready = context.Queue(), context.Queue()
         self.progress = context.Value("d", 0.0, lock=False)
         for number in range(count):
             self.free.put(number)
         arguments = (self.packs, size, self.free, self.ready, world, tokenizer_file, self.progress)
-        self.workers = [context.Process(target=_work, args=(*arguments, seed * 1000 + n), daemon=True) for n in range(workers)]
+        self.workers = [
+            context.Process(target=_work, args=(*arguments, seed * 1000 + n), daemon=True)
+            for n in range(workers)
+        ]
         for worker in self.workers:
             worker.start()
 
@@ -348,7 +432,16 @@ class Loader:
             worker.terminate()
 
 
-def _work(packs: list[dict[str, Array]], size: PackSize, free: Any, ready: Any, world: World, tokenizer_file: Path, progress: Any, seed: int) -> None:
+def _work(
+    packs: list[dict[str, Array]],
+    size: PackSize,
+    free: Any,
+    ready: Any,
+    world: World,
+    tokenizer_file: Path,
+    progress: Any,
+    seed: int,
+) -> None:
     from tokenizers import Tokenizer
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -357,5 +450,3 @@ def _work(packs: list[dict[str, Array]], size: PackSize, free: Any, ready: Any, 
     while True:
         number = free.get()
         ready.put((number, maker.fill(packs[number], size)))
-
-

@@ -36,7 +36,9 @@ class Box(NamedTuple):
 class Style:
     """The typography of one document."""
 
-    def __init__(self, r: random.Random, library: Library, em: float, scale: float, kind: str = "text") -> None:
+    def __init__(
+        self, r: random.Random, library: Library, em: float, scale: float, kind: str = "text"
+    ) -> None:
         self.r, self.library, self.kind = r, library, kind
         self.em = snap(em * scale)
         self.scale = scale if kind == "exact" else self.em / em
@@ -47,22 +49,34 @@ class Style:
         self.bold = library.at(self.family, "b", self.em)
         self.italic = library.at(self.family, "i", self.em)
         self.small = library.at(self.family, "r", self.em * 0.82)
-        self.mono = library.at(library.pick(r, r.choice(["mono", "typewriter"])), "r", self.em * 0.92)
+        self.mono = library.at(
+            library.pick(r, r.choice(["mono", "typewriter"])), "r", self.em * 0.92
+        )
         spacing = r.choice([1.12, 1.18, 1.2, 1.2, 1.25, 1.3, 1.4, 1.5, r.uniform(1.1, 1.9)])
-        self.leading = self.em * (r.choice([1.15, 1.5, 2.0, 1.7]) if kind == "typewriter" else spacing)
+        self.leading = self.em * (
+            r.choice([1.15, 1.5, 2.0, 1.7]) if kind == "typewriter" else spacing
+        )
         self.ink = int(r.choice([256, 256, 256, r.uniform(150, 256)]))
         self.justified = kind == "text" and r.random() < 0.5
-        self.hyphens = self.justified and r.random() < 0.7 or r.random() < 0.1
+        self.hyphens = (self.justified and r.random() < 0.7) or r.random() < 0.1
         self.indent = self.em * r.choice([0, 0, 0, 1.5, 2]) * (2.5 if kind == "typewriter" else 1)
-        self.gap = self.em * (r.choice([0.0, 0.0, 0.3, 0.5]) if self.indent else r.choice([0.5, 0.7, 0.9, 1.2]))
-        self.tracking = r.choice([0, 0, 0, 0, r.uniform(-0.02, 0.08)]) * self.em if kind == "text" else 0.0
-        self.word_space = r.choice([0, 0, 0, r.uniform(-0.05, 0.2)]) * self.em if kind == "text" else 0.0
+        self.gap = self.em * (
+            r.choice([0.0, 0.0, 0.3, 0.5]) if self.indent else r.choice([0.5, 0.7, 0.9, 1.2])
+        )
+        self.tracking = (
+            r.choice([0, 0, 0, 0, r.uniform(-0.02, 0.08)]) * self.em if kind == "text" else 0.0
+        )
+        self.word_space = (
+            r.choice([0, 0, 0, r.uniform(-0.05, 0.2)]) * self.em if kind == "text" else 0.0
+        )
         self.ligatures = r.random() < 0.3
         self.jitter = r.choice([0, 0.3, 0.6, 1.0, 1.4]) if kind == "typewriter" else 0.0
         self.emphasis = r.choice([0, 0, 0.02, 0.05])
         self.numbered = r.random() < 0.3
         self.section = 0
-        self.heading_size = (r.uniform(1.4, 2.3), r.uniform(1.05, 1.4)) if kind == "text" else (1.0, 1.0)
+        self.heading_size = (
+            (r.uniform(1.4, 2.3), r.uniform(1.05, 1.4)) if kind == "text" else (1.0, 1.0)
+        )
         self.heading_style = "b" if r.random() < 0.75 else "r"
         self.centred_headings = r.random() < 0.25
         self.lines = max(1, round(self.scale * r.choice([0.8, 0.8, 1.2])))
@@ -128,9 +142,15 @@ class Page:
         text = "".join(part[0] for part in self._parts)
         if not text:
             return "", np.zeros(0, np.float32), np.zeros(0, np.float32)
-        return text, np.concatenate([p[1] for p in self._parts]), np.concatenate([p[2] for p in self._parts])
+        return (
+            text,
+            np.concatenate([p[1] for p in self._parts]),
+            np.concatenate([p[2] for p in self._parts]),
+        )
 
-    def write(self, text: str, face: Atlas, style: Style, box: Box, how: Setting | None = None) -> tuple[float, str]:
+    def write(
+        self, text: str, face: Atlas, style: Style, box: Box, how: Setting | None = None
+    ) -> tuple[float, str]:
         """Set a paragraph and say it; the y below it, and the text that found no room."""
         how = how or Setting()
         text = fitting(text, face)
@@ -138,7 +158,9 @@ class Page:
         advance = face.advance[codes] + (style.tracking if face is style.body else 0)
         if style.word_space and face is style.body:
             advance = np.where(codes == 0, advance + style.word_space, advance)
-        leading = how.leading or (style.leading if face.size <= style.em * 1.05 else face.size * 1.2)
+        leading = how.leading or (
+            style.leading if face.size <= style.em * 1.05 else face.size * 1.2
+        )
         lines, reach = _wrap(codes, advance, box.width, how.indent, style.hyphens, face)
         xs, ys = np.empty(len(codes), np.float32), np.empty(len(codes), np.float32)
         y, end = box.y, 0
@@ -164,7 +186,9 @@ class Page:
                 code = INDEX[[ord("-")]]
                 self._draw(code, places[-1:] + advance[last - 1], advance[:1], base, face, style)
             if how.underline:
-                self.rule(places[0], base + face.size * 0.15, places[-1] + advance[last - 1], style.ink)
+                self.rule(
+                    places[0], base + face.size * 0.15, places[-1] + advance[last - 1], style.ink
+                )
             end = min(last + (0 if hyphen else 1), len(codes))
             xs[first:last] = places + advance[first:last] / 2
             if end > last:
@@ -176,7 +200,16 @@ class Page:
             self.say(said, xs[: len(said)], ys[: len(said)])
         return y, text[end:]
 
-    def write_line(self, text: str, face: Atlas, style: Style, x: float, y: float, align: str = "left", width: float = 0.0) -> float:
+    def write_line(
+        self,
+        text: str,
+        face: Atlas,
+        style: Style,
+        x: float,
+        y: float,
+        align: str = "left",
+        width: float = 0.0,
+    ) -> float:
         """One line without wrapping; where it ends. It is cut where a `width` is given."""
         text = fitting(text, face)
         codes = indices(text)
@@ -194,7 +227,9 @@ class Page:
         self.say(text, reach[:-1] + np.float32(x) + advance / 2, middle)
         return float(x + reach[-1])
 
-    def _draw(self, codes: Array, xs: Array, advance: Array, base: float, face: Atlas, style: Style) -> None:
+    def _draw(
+        self, codes: Array, xs: Array, advance: Array, base: float, face: Atlas, style: Style
+    ) -> None:
         if style.ligatures and face.ligatures:
             codes, xs = _join(codes, xs)
         count = len(codes)
@@ -205,22 +240,34 @@ class Page:
             wobble = style.jitter * face.size
             xs = xs + g.normal(0, 0.012, count).astype(np.float32) * wobble
             ys = ys + g.normal(0, 0.018, count).astype(np.float32) * wobble
-            inks = (inks * np.clip(g.normal(0.92, 0.12 * style.jitter, count), 0.35, 1)).astype(np.int32)
+            inks = (inks * np.clip(g.normal(0.92, 0.12 * style.jitter, count), 0.35, 1)).astype(
+                np.int32
+            )
         blit(self.cover, *face.arrays, codes, xs.astype(np.float32), ys, inks)
 
     # -- shapes ---------------------------------------------------------------------------
 
-    def rule(self, x: float, y: float, until: float, ink: int = 220, thick: int | None = None) -> None:
+    def rule(
+        self, x: float, y: float, until: float, ink: int = 220, thick: int | None = None
+    ) -> None:
         self.line((x, y), (until, y), ink, thick)
 
-    def line(self, start: tuple[float, float], end: tuple[float, float], ink: int = 220, thick: int | None = None) -> None:
+    def line(
+        self,
+        start: tuple[float, float],
+        end: tuple[float, float],
+        ink: int = 220,
+        thick: int | None = None,
+    ) -> None:
         thick = thick or max(1, round(self.scale * 0.8))
         points = [(int(x), int(y)) for x, y in (start, end)]
         cv2.line(self.cover, points[0], points[1], min(255, int(ink)), thick)
 
     def frame(self, x: float, y: float, width: float, height: float, ink: int = 220) -> None:
         thick = max(1, round(self.scale * 0.8))
-        cv2.rectangle(self.cover, (int(x), int(y)), (int(x + width), int(y + height)), min(255, ink), thick)
+        cv2.rectangle(
+            self.cover, (int(x), int(y)), (int(x + width), int(y + height)), min(255, ink), thick
+        )
 
     def fill(self, x: float, y: float, width: float, height: float, shade: int) -> None:
         """A tint behind the text."""
@@ -262,7 +309,9 @@ def _join(codes: Array, xs: Array) -> tuple[Array, Array]:
     return codes[kept], xs[kept]
 
 
-def _wrap(codes: Array, advance: Array, width: float, indent: float, hyphens: bool, face: Atlas) -> tuple[list[tuple[int, int, bool]], Array]:
+def _wrap(
+    codes: Array, advance: Array, width: float, indent: float, hyphens: bool, face: Atlas
+) -> tuple[list[tuple[int, int, bool]], Array]:
     """Lines as (first, last, hyphen drawn), and the running sum of advances."""
     count = len(codes)
     reach = np.zeros(count + 1, np.float32)
@@ -283,7 +332,9 @@ def _wrap(codes: Array, advance: Array, width: float, indent: float, hyphens: bo
             after = int(spaces[place + 1]) if place + 1 < len(spaces) else count
             cut = min(int(np.searchsorted(reach, limit - hyphen, "right")) - 1, after - 3)
             word = codes[last + 1 : after]
-            letters = bool(len(word)) and bool(((word >= 33) & (word <= 58) | (word >= 65) & (word <= 90)).all())
+            letters = bool(len(word)) and bool(
+                ((word >= 33) & (word <= 58) | (word >= 65) & (word <= 90)).all()
+            )
             if cut - last >= 4 and letters:
                 lines.append((first, cut, True))
                 first, room = cut, width

@@ -17,12 +17,61 @@ from typing import Any
 
 import numpy as np
 
-NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve").split()
-WORDS = (
-    "time distance age price depth energy weight speed year month sample group count share rate "
-    "error temperature pressure income score region model control treated north south total "
-    "series mean signal phase frequency amplitude index density population budget revenue"
-).split()
+NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
+WORDS = [
+    "time",
+    "distance",
+    "age",
+    "price",
+    "depth",
+    "energy",
+    "weight",
+    "speed",
+    "year",
+    "month",
+    "sample",
+    "group",
+    "count",
+    "share",
+    "rate",
+    "error",
+    "temperature",
+    "pressure",
+    "income",
+    "score",
+    "region",
+    "model",
+    "control",
+    "treated",
+    "north",
+    "south",
+    "total",
+    "series",
+    "mean",
+    "signal",
+    "phase",
+    "frequency",
+    "amplitude",
+    "index",
+    "density",
+    "population",
+    "budget",
+    "revenue",
+]
 
 Plot = Callable[[Any, random.Random, Any], str]
 
@@ -37,7 +86,9 @@ def bars(axes: Any, r: random.Random, g: Any) -> str:
     else:
         if r.random() < 0.4:
             for k in range(m := r.randint(2, 3)):
-                axes.bar(np.arange(n) + k * 0.8 / m, g.uniform(1, 10, n), 0.8 / m, label=r.choice(WORDS))
+                axes.bar(
+                    np.arange(n) + k * 0.8 / m, g.uniform(1, 10, n), 0.8 / m, label=r.choice(WORDS)
+                )
             axes.legend(fontsize=6)
         else:
             axes.bar(range(n), heights, color=f"C{r.randrange(9)}", width=r.uniform(0.4, 0.9))
@@ -49,8 +100,19 @@ def lines(axes: Any, r: random.Random, g: Any) -> str:
     n = r.randint(1, 4)
     x = np.linspace(0, r.choice([1, 10, 100]), r.choice([8, 30, 200]))
     for k in range(n):
-        y = g.normal(0, 1, len(x)).cumsum() if r.random() < 0.5 else np.sin(x / x[-1] * r.uniform(3, 20) + k)
-        axes.plot(x, y, r.choice(["-", "-", "--", ".-", "o-"]), lw=r.uniform(0.7, 2), ms=3, label=r.choice(WORDS))
+        y = (
+            g.normal(0, 1, len(x)).cumsum()
+            if r.random() < 0.5
+            else np.sin(x / x[-1] * r.uniform(3, 20) + k)
+        )
+        axes.plot(
+            x,
+            y,
+            r.choice(["-", "-", "--", ".-", "o-"]),
+            lw=r.uniform(0.7, 2),
+            ms=3,
+            label=r.choice(WORDS),
+        )
     if n > 1 and r.random() < 0.7:
         axes.legend(fontsize=6)
     return "a line chart with " + ("one line" if n == 1 else f"{NUMBERS[n]} lines")
@@ -58,14 +120,21 @@ def lines(axes: Any, r: random.Random, g: Any) -> str:
 
 def points(axes: Any, r: random.Random, g: Any) -> str:
     for _ in range(r.randint(1, 3)):
-        axes.scatter(*g.normal(r.uniform(-2, 2), 1, (2, r.randint(15, 150))), s=r.uniform(3, 25), alpha=0.7)
+        axes.scatter(
+            *g.normal(r.uniform(-2, 2), 1, (2, r.randint(15, 150))), s=r.uniform(3, 25), alpha=0.7
+        )
     return "a scatter plot"
 
 
 def pie(axes: Any, r: random.Random, g: Any) -> str:
     n = r.randint(2, 6)
     form = r.choice([None, "%1.0f%%"])
-    axes.pie(g.uniform(1, 5, n), labels=[r.choice(WORDS) for _ in range(n)], autopct=form, textprops={"fontsize": 6})
+    axes.pie(
+        g.uniform(1, 5, n),
+        labels=[r.choice(WORDS) for _ in range(n)],
+        autopct=form,
+        textprops={"fontsize": 6},
+    )
     return f"a pie chart with {NUMBERS[n]} slices"
 
 
@@ -77,7 +146,9 @@ def histogram(axes: Any, r: random.Random, g: Any) -> str:
 def heat_map(axes: Any, r: random.Random, g: Any) -> str:
     n, m = r.randint(3, 10), r.randint(3, 10)
     values = g.normal(0, 1, (n, m))
-    axes.imshow(values, cmap=r.choice(["viridis", "PiYG", "Greens", "coolwarm", "magma"]), aspect="auto")
+    axes.imshow(
+        values, cmap=r.choice(["viridis", "PiYG", "Greens", "coolwarm", "magma"]), aspect="auto"
+    )
     if r.random() < 0.6:
         for i in range(n):
             for j in range(m):
@@ -98,7 +169,9 @@ def _hills(r: random.Random) -> tuple[Any, Any, Any]:
 
 def contours(axes: Any, r: random.Random, g: Any) -> str:
     style = r.choice([axes.contour, axes.contourf])
-    style(*_hills(r), levels=r.randint(6, 14), cmap=r.choice(["viridis", "PiYG", "terrain", "gray"]))
+    style(
+        *_hills(r), levels=r.randint(6, 14), cmap=r.choice(["viridis", "PiYG", "terrain", "gray"])
+    )
     return "a contour plot"
 
 
@@ -113,7 +186,14 @@ def surface(axes: Any, r: random.Random, g: Any) -> str:
         steps = r.choice([1, 2, 3])
         x, y, z = _hills(r)
         if r.random() < 0.8:
-            axes.plot_surface(x, y, z, cmap=r.choice(["viridis", "terrain", "magma"]), rstride=steps, cstride=steps)
+            axes.plot_surface(
+                x,
+                y,
+                z,
+                cmap=r.choice(["viridis", "terrain", "magma"]),
+                rstride=steps,
+                cstride=steps,
+            )
         else:
             axes.plot_wireframe(x, y, z, rstride=steps, cstride=steps, lw=0.5)
     axes.view_init(r.uniform(15, 50), r.uniform(0, 360))
@@ -125,7 +205,9 @@ def arrows(axes: Any, r: random.Random, g: Any) -> str:
     if r.random() < 0.5:
         axes.streamplot(x, y, np.gradient(z)[0], np.gradient(z)[1], density=0.8, linewidth=0.7)
     else:
-        axes.quiver(x[::3, ::3], y[::3, ::3], np.gradient(z)[0][::3, ::3], np.gradient(z)[1][::3, ::3])
+        axes.quiver(
+            x[::3, ::3], y[::3, ::3], np.gradient(z)[0][::3, ::3], np.gradient(z)[1][::3, ::3]
+        )
     return "a plot of arrows"
 
 
@@ -138,8 +220,13 @@ def world(axes: Any, r: random.Random, g: Any) -> str:
     import geopandas
 
     shapes = geopandas.read_file(geopandas.datasets.get_path("naturalearth_lowres"))
-    shapes.plot(ax=axes, column=r.choice([None, "pop_est", "continent"]), edgecolor=r.choice(["k", "w", "0.5"]),
-                linewidth=0.4, **({"color": "0.8"} if r.random() < 0.3 else {}))  # fmt: skip
+    shapes.plot(
+        ax=axes,
+        column=r.choice([None, "pop_est", "continent"]),
+        edgecolor=r.choice(["k", "w", "0.5"]),
+        linewidth=0.4,
+        **({"color": "0.8"} if r.random() < 0.3 else {}),
+    )
     if r.random() < 0.8:
         x, y, span = r.uniform(-120, 120), r.uniform(-40, 60), r.uniform(15, 70)
         axes.set_xlim(x - span, x + span)
@@ -149,8 +236,19 @@ def world(axes: Any, r: random.Random, g: Any) -> str:
     return "a map"
 
 
-PLOTS: dict[Plot, float] = {bars: 3, lines: 4, points: 3, pie: 2, histogram: 1, heat_map: 2.5, contours: 2,
-                            surface: 4, arrows: 1, boxes: 1, world: 3}  # fmt: skip
+PLOTS: dict[Plot, float] = {
+    bars: 3,
+    lines: 4,
+    points: 3,
+    pie: 2,
+    histogram: 1,
+    heat_map: 2.5,
+    contours: 2,
+    surface: 4,
+    arrows: 1,
+    boxes: 1,
+    world: 3,
+}
 
 
 def draw(seed: int, file: Path) -> str:
@@ -162,21 +260,32 @@ def draw(seed: int, file: Path) -> str:
     from PIL import Image
 
     r, g = random.Random(seed), np.random.default_rng(seed)
-    rows, columns = r.choices([(1, 1), (1, 2), (2, 2), (1, 3), (1, 4), (2, 3), (2, 5)], [16, 2, 2, 1, 1, 1, 1])[0]
-    size = (columns * r.uniform(2, 3), rows * r.uniform(1.6, 2.4)) if rows * columns > 1 else (r.uniform(3, 5), r.uniform(2.4, 4))
+    rows, columns = r.choices(
+        [(1, 1), (1, 2), (2, 2), (1, 3), (1, 4), (2, 3), (2, 5)], [16, 2, 2, 1, 1, 1, 1]
+    )[0]
+    size = (
+        (columns * r.uniform(2, 3), rows * r.uniform(1.6, 2.4))
+        if rows * columns > 1
+        else (r.uniform(3, 5), r.uniform(2.4, 4))
+    )
     figure = plt.figure(figsize=size, dpi=100)
     same = r.choices(list(PLOTS), list(PLOTS.values()))[0]
     captions = []
     plt.rcParams["font.size"] = r.uniform(5.5, 9)
     for place in range(1, rows * columns + 1):
         plot = same if r.random() < 0.75 else r.choices(list(PLOTS), list(PLOTS.values()))[0]
-        axes = figure.add_subplot(rows, columns, place, **({"projection": "3d"} if plot is surface else {}))
+        axes = figure.add_subplot(
+            rows, columns, place, **({"projection": "3d"} if plot is surface else {})
+        )
         try:
             captions.append(plot(axes, r, g))
         except (ImportError, AttributeError):
             captions.append(contours(axes, r, g))
         if r.random() < 0.5:
-            axes.set_title(" ".join(r.choices(WORDS, k=r.randint(1, 4))).capitalize(), fontsize=r.uniform(6, 11))
+            axes.set_title(
+                " ".join(r.choices(WORDS, k=r.randint(1, 4))).capitalize(),
+                fontsize=r.uniform(6, 11),
+            )
         if r.random() < 0.5 and plot not in (pie, surface, world):
             axes.set_xlabel(r.choice(WORDS))
             axes.set_ylabel(r.choice(WORDS))
@@ -186,7 +295,9 @@ def draw(seed: int, file: Path) -> str:
         figure.tight_layout()
     figure.savefig(file.with_suffix(".png"))
     plt.close(figure)
-    image = Image.open(file.with_suffix(".png")).convert("RGB").convert("L", (1 / 3, 1 / 3, 1 / 3, 0))
+    image = (
+        Image.open(file.with_suffix(".png")).convert("RGB").convert("L", (1 / 3, 1 / 3, 1 / 3, 0))
+    )
     image.thumbnail((460, 460))
     image.save(file, quality=80)
     file.with_suffix(".png").unlink()

@@ -162,8 +162,8 @@ FONT_KINDS = {
     "mono": "DejaVuSansMono|Hack|Inconsolata|FiraCode|AnonymousPro|RobotoMono|mononoki|GoMono",
     "dots": "IBM3270$|VT323",
     "hand": "Kalam|Caveat|HomemadeApple|NothingYou|Kristi|DancingScript|Dkg|femkeklaver|Breip|Z003",
-    "": "StandardSymbols|D050000L|Alfabeta|Ellhnikh|.PA?PHON|APIPHON|BABEL|EMERITA|Elegante|Monoisome"
-    "|.*Math|Unifont(JP|Sample)|OpenSans.|RomandeADFScript|.*Keyboard|.*Unslanted|.*Dunhill"
+    "": "StandardSymbols|D050000L|Alfabeta|Ellhnikh|.PA?PHON|APIPHON|BABEL|EMERITA|Elegante"
+    "|Monoisome|.*Math|Unifont(JP|Sample)|OpenSans.|RomandeADFScript|.*Keyboard|.*Unslanted|.*Dunhill"
     "|CMUSerifUpright|LatinModernMonoCaps|Noto(Sans|Serif).|DejaVuMath",
     "text": "",
 }
@@ -251,8 +251,16 @@ def from_manual(page: str) -> Iterator[str]:
     page = re.sub(r"(?s)\n\.(nf|EX|TS)\b.*?\n\.(fi|EE|TE)\b", "\n", page)
     page = re.sub(r"(?m)^\.(B|I|BR|IR|RB|BI|IB|RI|SM|SB)\b *", "", page)
     page = re.sub(r"\\f[A-Z(]|\\&|\\/|\\,|\\c|\\\||\\\^|\\s-?\d|\\:|\\%", "", page)
-    for mark, sign in (("\\-", "-"), ("\\(aq", "'"), ("\\(em", "—"), ("\\(en", "–"),
-                       ("\\(lq", "“"), ("\\(rq", "”"), ("\\(bu", "•"), ("\\ ", " ")):  # fmt: skip
+    for mark, sign in (
+        ("\\-", "-"),
+        ("\\(aq", "'"),
+        ("\\(em", "—"),
+        ("\\(en", "–"),
+        ("\\(lq", "“"),
+        ("\\(rq", "”"),
+        ("\\(bu", "•"),
+        ("\\ ", " "),
+    ):
         page = page.replace(mark, sign)
     page = re.sub(r"(?m)^\..*$", "", page)
     for paragraph in from_plain(page):
@@ -270,7 +278,9 @@ def from_pod(page: str) -> Iterator[str]:
 
 
 def from_gcide(page: str) -> Iterator[str]:
-    page = re.sub(r"\[(1913 Webster|Webster[^\]]*|PJC|WordNet[^\]]*|Century[^\]]*)[^\]]*\]", "", page)
+    page = re.sub(
+        r"\[(1913 Webster|Webster[^\]]*|PJC|WordNet[^\]]*|Century[^\]]*)[^\]]*\]", "", page
+    )
     yield from (re.sub(r"[{}]", "", text) for text in from_plain(page) if "\\" not in text)
 
 
@@ -304,8 +314,17 @@ ENGLISH = [
     (from_plain, "doc/jargon-text/*.gz"),
     (from_plain, "games/fortunes/*"),
 ]
-_WORDS = {"fr": "french", "de": "ngerman", "es": "spanish", "it": "italian", "nl": "dutch",
-          "pt": "portuguese", "pl": "polish", "sv": "swedish", "da": "danish"}  # fmt: skip
+_WORDS = {
+    "fr": "french",
+    "de": "ngerman",
+    "es": "spanish",
+    "it": "italian",
+    "nl": "dutch",
+    "pt": "portuguese",
+    "pl": "polish",
+    "sv": "swedish",
+    "da": "danish",
+}
 LANGUAGES = ("fr", "de", "es", "it", "nl", "pt", "pl", "sv", "da", "cs", "ro")
 
 
@@ -399,7 +418,9 @@ def write_fonts(packages: Path, data: Path) -> None:
         if not kind or (family, style) in taken:
             continue
         taken.add((family, style))
-        options = subset.Options(hinting=False, layout_features=[], legacy_kern=False, name_IDs=[1, 2])
+        options = subset.Options(
+            hinting=False, layout_features=[], legacy_kern=False, name_IDs=[1, 2]
+        )
         options.drop_tables += ["GPOS", "GSUB", "FFTM", "kern", "DSIG", "STAT"]
         cutter = subset.Subsetter(options)
         cutter.populate(unicodes=[ord(c) for c in CHARACTERS])
@@ -457,7 +478,9 @@ def _picture_files(packages: Path) -> dict[str, list[Path]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     data = parser.parse_args().data
     packages = data / "packages"

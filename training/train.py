@@ -40,20 +40,45 @@ MODEL = PROJECT / "models" / "pagereader-19m"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("data", type=Path, help="the folder that training.sources made")
     add("run", type=Path, help="a folder for the log and last.pt")
     add("--minutes", type=float, default=20, help="length of the whole schedule")
-    add("--stop-after", type=float, default=math.inf, metavar="MINUTES", help="end this piece, counted from the start of the program")
+    add(
+        "--stop-after",
+        type=float,
+        default=math.inf,
+        metavar="MINUTES",
+        help="end this piece, counted from the start of the program",
+    )
     add("--weights", type=Path, help="a checkpoint to start from, instead of from scratch")
     add("--tokenizer", type=Path, default=MODEL / "tokenizer.json")
     add("--cells", type=int, default=8192, help="image tokens in a batch, on each GPU")
-    add("--workers", type=int, default=0, help="document makers on each GPU; 0: one for each core but one")
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        help="document makers on each GPU; 0: one for each core but one",
+    )
     add("--warm-up", type=int, default=150, metavar="STEPS")
-    add("--fall-from", type=float, default=0.4, metavar="SHARE", help="of the schedule, from where rates fall to zero")
+    add(
+        "--fall-from",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="of the schedule, from where rates fall to zero",
+    )
     add("--rate", type=float, default=3e-3, help="Muon's; AdamW's is half of it")
-    add("--start-at", type=float, default=0.0, metavar="SHARE", help="of the curriculum: 0.26 is whole pages from the start")
+    add(
+        "--start-at",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the curriculum: 0.26 is whole pages from the start",
+    )
     add("--seed", type=int, default=1)
     add("--tiny", action="store_true", help="a model for tests")
     add("--every", type=int, default=100, metavar="STEPS", help="between two lines of the log")
@@ -64,8 +89,13 @@ class Ranks:
     """The processes that train together: who this is, and what they agree on."""
 
     def __init__(self) -> None:
-        self.number, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.device = torch.device("cuda", self.number) if torch.cuda.is_available() else torch.device("cpu")
+        self.number, self.count = (
+            int(os.environ.get("RANK", 0)),
+            int(os.environ.get("WORLD_SIZE", 1)),
+        )
+        self.device = (
+            torch.device("cuda", self.number) if torch.cuda.is_available() else torch.device("cpu")
+        )
         if self.count > 1:
             torch.cuda.set_device(self.device)
             dist.init_process_group("nccl", device_id=self.device)
@@ -85,7 +115,15 @@ class Ranks:
             gradients = [p.grad for p in parameters if p.grad is not None]
             flat = torch.cat([g.view(-1) for g in gradients])
             dist.all_reduce(flat, op=dist.ReduceOp.AVG)
-            torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)])
+            torch._foreach_copy_(
+                gradients,
+                [
+                    part.view_as(g)
+                    for part, g in zip(
+                        flat.split([g.numel() for g in gradients]), gradients, strict=True
+                    )
+                ],
+            )
 
 
 def build_world(data: Path, processes: int) -> World:
@@ -100,7 +138,7 @@ def build_world(data: Path, processes: int) -> World:
     return world
 
 
-def batches(loader: Loader, device: torch.device) -> "queue.Queue[tuple[Batch, dict[str, int]]]":
+def batches(loader: Loader, device: torch.device) -> queue.Queue[tuple[Batch, dict[str, int]]]:
     """Packs on the device, fetched ahead by a thread."""
     ready: queue.Queue[tuple[Batch, dict[str, int]]] = queue.Queue(3)
 
@@ -112,7 +150,10 @@ def batches(loader: Loader, device: torch.device) -> "queue.Queue[tuple[Batch, d
             number, sizes = loader.ready.get()
             arrays = {name: torch.from_numpy(array) for name, array in loader.packs[number].items()}
             if device.type == "cuda":
-                batch = {name: array.pin_memory().to(device, non_blocking=True) for name, array in arrays.items()}
+                batch = {
+                    name: array.pin_memory().to(device, non_blocking=True)
+                    for name, array in arrays.items()
+                }
                 torch.cuda.current_stream().synchronize()
             else:
                 batch = {name: array.clone() for name, array in arrays.items()}
@@ -160,10 +201,15 @@ class Meter:
         if not math.isfinite(sum(row[2] for row in rows)):
             raise SystemExit("the loss is not finite")
         names = [kind + ending for ending in ("", "-caption") for kind in KINDS]
-        parts = [f"{name} {right / count:.3f}/{entropy / count:.2f}" for name, (count, right, entropy) in zip(names, rows, strict=True) if count > 50]
+        parts = [
+            f"{name} {right / count:.3f}/{entropy / count:.2f}"
+            for name, (count, right, entropy) in zip(names, rows, strict=True)
+            if count > 50
+        ]
         spent = time.monotonic() - self.began
         speed = ", ".join(f"{amount / spent:.0f} {name}/s" for name, amount in self.seen.items())
-        return f"{' '.join(parts)} | {spent / self.steps * 1e3:.0f} ms/step, waiting {self.waited / spent:.0%}, {speed} a GPU"
+        pace = f"{spent / self.steps * 1e3:.0f} ms/step, waiting {self.waited / spent:.0%}"
+        return f"{' '.join(parts)} | {pace}, {speed} a GPU"
 
 
 def rate_factor(step: int, share: float, warm_up: int, fall_from: float) -> float:
@@ -184,14 +230,23 @@ def train(given: argparse.Namespace) -> None:
     log = Log(given.run, ranks.number > 0)
     cores = len(os.sched_getaffinity(0)) // ranks.count
     workers = given.workers or max(1, cores - 1)
-    loader = Loader(PackSize(given.cells), build_world(given.data, cores if ranks.device.type == "cuda" else 1), given.tokenizer, workers, given.seed + 7919 * ranks.number)
+    loader = Loader(
+        PackSize(given.cells),
+        build_world(given.data, cores if ranks.device.type == "cuda" else 1),
+        given.tokenizer,
+        workers,
+        given.seed + 7919 * ranks.number,
+    )
     torch.manual_seed(given.seed)
     torch.set_num_threads(2 if ranks.device.type == "cuda" else max(1, cores - 1))
     torch.backends.cuda.matmul.allow_tf32 = True
     model = PageReader(TINY if given.tiny else Shape()).to(ranks.device)
     optimizer = Optimizer(model, given.rate, given.rate / 2)
     spent = resume(given, model, optimizer, ranks)
-    log(f"{workers} workers, {ranks.count} x {ranks.device}, from {spent / 60:.1f} of {given.minutes} minutes")
+    log(
+        f"{workers} workers, {ranks.count} x {ranks.device}, "
+        f"from {spent / 60:.1f} of {given.minutes} minutes"
+    )
     if ranks.device.type == "cuda":
         torch._dynamo.config.recompile_limit = 64
         for block in (VisionBlock, TextBlock):
@@ -201,7 +256,9 @@ def train(given: argparse.Namespace) -> None:
     os._exit(0)  # the feeding thread may wait for ever
 
 
-def resume(given: argparse.Namespace, model: PageReader, optimizer: Optimizer, ranks: Ranks) -> float:
+def resume(
+    given: argparse.Namespace, model: PageReader, optimizer: Optimizer, ranks: Ranks
+) -> float:
     """Weights, and the optimizer's state where there is one; the seconds that were spent."""
     last = given.run / "last.pt"
     if last.exists():
@@ -220,7 +277,15 @@ def save(given: argparse.Namespace, model: PageReader, optimizer: Optimizer, spe
     os.replace(given.run / "writing.pt", given.run / "last.pt")
 
 
-def loop(given: argparse.Namespace, ranks: Ranks, log: Log, loader: Loader, model: PageReader, optimizer: Optimizer, spent: float) -> None:
+def loop(
+    given: argparse.Namespace,
+    ranks: Ranks,
+    log: Log,
+    loader: Loader,
+    model: PageReader,
+    optimizer: Optimizer,
+    spent: float,
+) -> None:
     parameters, meter = list(model.parameters()), Meter(ranks.device)
     ready: Any = batches(loader, ranks.device)
     began, step, share = time.monotonic(), 0, 0.0
@@ -228,7 +293,9 @@ def loop(given: argparse.Namespace, ranks: Ranks, log: Log, loader: Loader, mode
         if step == 3:  # compiling is not counted
             began = time.monotonic()
             meter.reset()
-        share = ranks.agree((spent + time.monotonic() - began if step >= 3 else spent) / (given.minutes * 60))
+        share = ranks.agree(
+            (spent + time.monotonic() - began if step >= 3 else spent) / (given.minutes * 60)
+        )
         stop = ranks.agree(float(time.monotonic() - log.began > given.stop_after * 60))
         if share >= 1 or stop:
             break

@@ -19,13 +19,28 @@ import numpy as np
 
 from training.characters import ASCII, LATIN_1, keep
 
-SHARES = {"en": 50, "fr": 14, "de": 9, "es": 7, "it": 5, "nl": 4, "pt": 5, "pl": 2, "sv": 1.5, "da": 1, "cs": 1, "ro": 1}
+SHARES = {
+    "en": 50,
+    "fr": 14,
+    "de": 9,
+    "es": 7,
+    "it": 5,
+    "nl": 4,
+    "pt": 5,
+    "pl": 2,
+    "sv": 1.5,
+    "da": 1,
+    "cs": 1,
+    "ro": 1,
+}
 MONTHS = {
     "en": "January February March April May June July August September October November December",
     "fr": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
     "de": "Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
-    "es": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
-    "it": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
+    "es": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre "
+    "diciembre",
+    "it": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre "
+    "dicembre",
 }
 SIGNS = ASCII[1:] + "–—‘’“”…•€£§©°«»±×" + LATIN_1
 QUOTES = {"de": "„“", "fr": "«»", "es": "«»", "it": "«»", "pl": "„”", "cs": "„“", "ro": "„”"}
@@ -40,7 +55,9 @@ class Language:
         self.starts = np.concatenate([[0], ends + 1])
         self.ends = np.concatenate([ends, [len(self.buffer)]])
         r = random.Random(5)
-        words = {word for _ in range(8_000) for word in self.line(r.randrange(len(self.starts))).split()}
+        words = {
+            word for _ in range(8_000) for word in self.line(r.randrange(len(self.starts))).split()
+        }
         self.words = sorted(word for word in words if len(word) < 18)
         self.letters = [word for word in self.words if word.isalpha()] or ["word"]
 
@@ -131,15 +148,42 @@ class Speaker:
         r = self.r
         months = MONTHS.get(self.language, MONTHS["en"]).split()
         day, month, year = r.randint(1, 31), r.randint(1, 12), r.randint(1890, 2035)
-        return r.choice([f"{day} {months[month - 1]} {year}", f"{months[month - 1]} {day}, {year}", f"{day:02d}.{month:02d}.{year}",
-                         f"{month}/{day}/{year % 100:02d}", f"{year}-{month:02d}-{day:02d}", f"le {day} {months[month - 1]} {year}"])  # fmt: skip
+        return r.choice(
+            [
+                f"{day} {months[month - 1]} {year}",
+                f"{months[month - 1]} {day}, {year}",
+                f"{day:02d}.{month:02d}.{year}",
+                f"{month}/{day}/{year % 100:02d}",
+                f"{year}-{month:02d}-{day:02d}",
+                f"le {day} {months[month - 1]} {year}",
+            ]
+        )
+
+    def mail(self) -> str:
+        """The address of a person."""
+        name = f"{self.word()}{self.r.choice(['.', '_', ''])}{self.word()}"
+        return f"{name}@{self.word()}{self.r.choice(['.com', '.org', '.net', '.fr'])}".lower()
+
+    def link(self) -> str:
+        """The address of a page."""
+        start = self.r.choice(["https://", "http://", "www."])
+        path = self.r.choice(["", f"/{self.word()}", f"/{self.word()}.html"])
+        return f"{start}{self.word()}{self.r.choice(['.com', '.org', '.de'])}{path}".lower()
 
     def strange(self) -> str:
         """A string without meaning."""
         r = self.r
         length = min(1 + int(r.expovariate(0.25)), 14)
-        alphabet = r.choices([string.ascii_lowercase, string.ascii_uppercase, string.digits,
-                              string.ascii_letters + string.digits, string.ascii_letters + SIGNS], [3, 1.5, 1.5, 2.5, 1.5])[0]  # fmt: skip
+        alphabet = r.choices(
+            [
+                string.ascii_lowercase,
+                string.ascii_uppercase,
+                string.digits,
+                string.ascii_letters + string.digits,
+                string.ascii_letters + SIGNS,
+            ],
+            [3, 1.5, 1.5, 2.5, 1.5],
+        )[0]
         return "".join(r.choices(alphabet, k=length))
 
     def _paragraphs(self, length: int) -> str:
@@ -163,7 +207,9 @@ class Speaker:
     def _mixed(self, length: int, strange: float, words: float, numbers: float) -> str:
         r, said, size = self.r, [], 0
         while size < length:
-            word = r.choices([self.strange, self._loose_word, self.number], [strange, words, numbers])[0]()
+            word = r.choices(
+                [self.strange, self._loose_word, self.number], [strange, words, numbers]
+            )[0]()
             said.append(word)
             size += len(word) + 1
         return " ".join(said)
@@ -195,9 +241,13 @@ _NUMBERS = (
     lambda s, r: f"{r.randint(0, 23)}:{r.randint(0, 59):02d}" + r.choice(["", " AM", " pm", " h"]),
     lambda s, r: f"{r.randint(0, 100)}" + r.choice(["%", ".5%", " %", ",25 %"]),
     lambda s, r: f"({r.randint(200, 999)}) {r.randint(200, 999)}-{r.randint(0, 9999):04d}",
-    lambda s, r: "".join(r.choices(string.ascii_uppercase, k=r.randint(1, 4))) + r.choice(["-", "", "/", " "]) + str(r.randrange(10 ** r.randint(2, 6))),
-    lambda s, r: f"{s.word()}{r.choice(['.', '_', ''])}{s.word()}@{s.word()}{r.choice(['.com', '.org', '.net', '.fr'])}".lower(),
-    lambda s, r: f"{r.choice(['https://', 'http://', 'www.'])}{s.word()}{r.choice(['.com', '.org', '.de'])}{r.choice(['', '/' + s.word(), '/' + s.word() + '.html'])}".lower(),
+    lambda s, r: (
+        "".join(r.choices(string.ascii_uppercase, k=r.randint(1, 4)))
+        + r.choice(["-", "", "/", " "])
+        + str(r.randrange(10 ** r.randint(2, 6)))
+    ),
+    lambda s, r: s.mail(),
+    lambda s, r: s.link(),
     lambda s, r: "".join(r.choices("0123456789abcdef", k=r.randint(4, 12))),
     lambda s, r: f"{r.randint(1, 400)}–{r.randint(400, 990)}",
     lambda s, r: f"n° {r.randint(1, 99)}",
