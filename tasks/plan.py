@@ -10,11 +10,8 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from itertools import islice
-from typing import Any, overload
+from typing import Any
 
 from pagemill.committed import load_open, pack_pages, unpack_pages
 from pagemill.document import SourceObject
@@ -27,11 +24,13 @@ from tasks.passwords import password_mark
 from tasks.redo import Hit, by_recipe, rows_to_redo
 from tasks.render import renderer_identity
 from tasks.selection import Selection
+from tasks.shard import Group, Item, Reason, Shard, Shards, cut, source_object, to_number
+
+__all__ = ["Item", "Plan", "Reason", "Shard", "deciders", "plan_job"]
 
 CHUNK = 5000
 """Objects that are handed to the table at a time."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TABLES = """
 DROP TABLE IF EXISTS temp.selected;
 DROP TABLE IF EXISTS temp.due;
@@ -41,59 +40,6 @@ CREATE TEMP TABLE selected (
 ) WITHOUT ROWID;
 CREATE TEMP TABLE due (uri TEXT PRIMARY KEY, pages TEXT, tries INTEGER) WITHOUT ROWID;
 """
-_COLUMNS = "uri, etag, size, modified, problem, reason, seen, pages, tries"
-
-
-class Reason(StrEnum):
-    """Why an object is to be read."""
-
-    NEW = "new"
-    CHANGED = "changed"
-    RETRY = "retry"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One object to read.
-
-    Attributes
-    ----------
-    source : SourceObject
-    reason : Reason
-    seen : str or None
-        Version of its committed rows when the plan looked; None where there were none.
-    pages : tuple of int or None
-        The pages to read again; None for the whole document.
-    tries : int
-        Runs that will have tried its pages, this one included.
-    """
-
-    source: SourceObject
-    reason: Reason
-    seen: str | None = None
-    pages: tuple[int, ...] | None = None
-    tries: int = 1
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A unit of work and of retry: some objects and, where they have older rows, the part.
-
-    Attributes
-    ----------
-    number : int
-        From 1, within the run.
-    items : tuple of Item
-    part : str or None
-        The part that the new rows go into; None for a new part.
-    """
-
-    number: int
-    items: tuple[Item, ...]
-    part: str | None = None
-
-    def __repr__(self) -> str:
-        return f"Shard({self.number}, {len(self.items)} documents)"
 
 
 class Plan:
@@ -173,7 +119,7 @@ class Plan:
         insert = "INSERT INTO selected (uri, etag, size, modified, problem) VALUES (?, ?, ?, ?, ?)"
         left = iter(objects)
         while chunk := list(islice(left, CHUNK)):
-            records = [(o.uri, o.etag, o.size, _to_number(o.modified), o.problem) for o in chunk]
+            records = [(o.uri, o.etag, o.size, to_number(o.modified), o.problem) for o in chunk]
             try:
                 with self.ledger.index.writing():
                     self.db.executemany(insert, records)
@@ -249,10 +195,10 @@ class Plan:
             self.reasons = Counter(dict(self.db.execute(counts).fetchall()))
             self.db.execute("CREATE INDEX temp.of_part ON selected (part) WHERE part IS NOT NULL")
             parts = "SELECT DISTINCT part FROM selected WHERE part IS NOT NULL ORDER BY part"
-            groups = [_Group(part=part) for (part,) in self.db.execute(parts)]
+            groups = [Group(part=part) for (part,) in self.db.execute(parts)]
             fresh = "SELECT uri, size FROM selected WHERE reason = 'new' ORDER BY uri"
-            groups += _cut(self.db.execute(fresh), self._work)
-        self.shards = _Shards(self, groups)
+            groups += cut(self.db.execute(fresh), self._work)
+        self.shards = Shards(self.db, self.lock, groups)
 
     def _add_due(self, uri: str, text: str, current: Mapping[str, str]) -> None:
         for pages in load_open(text):
@@ -271,41 +217,6 @@ class Plan:
                 return str(uri)
             seen.add(uri)
         raise AssertionError("unreachable")
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """What a shard is of: the documents of a part, or new ones from a uri to another."""
-
-    part: str | None = None
-    first: str = ""
-    last: str = ""
-
-
-class _Shards(Sequence[Shard]):
-    """The shards of a plan, each read when it is asked for."""
-
-    def __init__(self, plan: Plan, groups: list[_Group]) -> None:
-        self._plan, self._groups = plan, groups
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    @overload
-    def __getitem__(self, index: int) -> Shard: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Shard]: ...
-    def __getitem__(self, index: int | slice) -> Shard | Sequence[Shard]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(len(self))[index]]
-        group = self._groups[index]
-        where, values = "part = ?", [group.part]
-        if group.part is None:
-            where, values = "reason = 'new' AND uri BETWEEN ? AND ?", [group.first, group.last]
-        ask = f"SELECT {_COLUMNS} FROM selected WHERE {where} ORDER BY uri"
-        with self._plan.lock:
-            items = tuple(_item(*record) for record in self._plan.db.execute(ask, values))
-        return Shard(range(len(self))[index] + 1, items, group.part)
 
 
 def plan_job(job: Job, ledger: Ledger) -> Plan:
@@ -369,7 +280,9 @@ def _count_deleted(plan: Plan, found: Discovery, select: Select) -> int:
             for (uri,) in plan.db.execute("SELECT uri FROM selected WHERE problem IS NOT NULL")
         )
         gone = plan.db.execute(ask, (below, below + "\U0010ffff"))
-        return sum(1 for r in gone if not r[0].startswith(unseen) and found.would_list(_source(*r)))
+        return sum(
+            1 for r in gone if not r[0].startswith(unseen) and found.would_list(source_object(*r))
+        )
 
 
 def deciders(settings: Settings) -> dict[str, str]:
@@ -381,50 +294,3 @@ def deciders(settings: Settings) -> dict[str, str]:
         "renderer": renderer_identity(settings.render.renderer),
         "password": password_mark(settings),
     }
-
-
-def _item(
-    uri: str,
-    etag: str,
-    size: int,
-    modified: int | None,
-    problem: str | None,
-    reason: str,
-    seen: str | None,
-    pages: str | None,
-    tries: int,
-) -> Item:
-    numbers = unpack_pages(json.loads(pages or "null"))
-    return Item(
-        _source(uri, etag, size, modified, problem),
-        Reason(reason),
-        seen,
-        None if None in numbers else tuple(n for n in numbers if n is not None),
-        tries,
-    )
-
-
-def _source(
-    uri: str, etag: str, size: int, modified: int | None, problem: str | None
-) -> SourceObject:
-    when = None if modified is None else _EPOCH + timedelta(microseconds=modified)
-    return SourceObject(uri, etag, size, when, problem)
-
-
-def _to_number(when: datetime | None) -> int | None:
-    return None if when is None else (when - _EPOCH) // timedelta(microseconds=1)
-
-
-def _cut(new: Iterable[tuple[str, int]], work: Work) -> Iterator[_Group]:
-    """Shards of at most so many documents and about so many bytes."""
-    first = last = ""
-    count = bytes_ = 0
-    for uri, size in new:
-        full = count >= work.shard_documents or bytes_ + size > work.shard_mb << 20
-        if count and full:
-            yield _Group(None, first, last)
-            count = bytes_ = 0
-        first = first if count else uri
-        last, count, bytes_ = uri, count + 1, bytes_ + max(size, 0)
-    if count:
-        yield _Group(None, first, last)
