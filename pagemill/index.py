@@ -137,6 +137,13 @@ class Index:
             found = self.db.execute(f"SELECT count(*){sums} FROM documents").fetchone()
         return tuple(found)
 
+    def documents_of(self, path: str) -> list[str]:
+        """Uris of the documents that a part held when it was last read."""
+        ask = """SELECT uri FROM documents WHERE part IN (SELECT id FROM parts WHERE path = ?)
+            ORDER BY uri"""
+        with self.lock:
+            return [uri for (uri,) in self.db.execute(ask, (path,))]
+
     def parts_of(self, uri: str) -> dict[str, tuple[bool, str]]:
         """The parts that hold rows of a document: whether they add up there, and the version."""
         ask = """SELECT p.path, d.fault IS NULL, d.version FROM documents d

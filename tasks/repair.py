@@ -59,11 +59,14 @@ def _set_aside(ledger: Ledger, entry: Entry) -> str:
     kept = _keep_copy(ledger, entry.path, etag, data)
     if "/staging/" in entry.path:
         ledger.storage.delete(entry.path)
-        return f"{entry.path}: not readable: its pages are read again; a copy is at {kept}"
+        return f"{entry.path}: not readable; its pages are read again; a copy is at {kept}"
     # A name in the sequence of parts stays taken: an empty part, not none.
     empty = ledger.written_schema().empty_table()
+    known = ledger.index.documents_of(entry.path)  # of when it was readable, if that was seen here
     ledger.storage.replace(entry.path, encode(empty), etag)
-    return f"{entry.path}: not readable: its documents are read again; a copy is at {kept}"
+    what = ", ".join(known[:3]) or "its documents"
+    more = f" … ({len(known)} in all)" if len(known) > 3 else ""
+    return f"{entry.path}: not readable; the next run reads {what}{more} again; a copy is at {kept}"
 
 
 def _faulty_parts(ledger: Ledger) -> dict[str, set[str]]:

@@ -86,12 +86,21 @@ def test_an_unreadable_part_is_set_aside_and_its_documents_are_missing(ledger: L
     assert len(verdict.problems) == 1
     assert "check OUT --repair" in verdict.problems[0]
     (line,) = repair(reopened(ledger))
-    assert line.startswith(f"{path}: not readable: its documents are read again; a copy is at")
+    assert line.startswith(
+        f"{path}: not readable; the next run reads its documents again; a copy is at"
+    )
     assert ledger.storage.read(line.rsplit(" ", 1)[1]) == damaged
     assert check_ledger(reopened(ledger)).problems == []
     assert pages(reopened(ledger)) == [p for p in ALL if p[0][0] != "b"]
     assert ledger.commit([document("s3://in/b1", 2), document("s3://in/b2")]) == 2
     assert pages(reopened(ledger)) == ALL
+
+
+def test_repair_names_the_documents_of_a_part_that_was_readable_before(ledger: Ledger) -> None:
+    ledger.refresh()  # and so it is in the index of the next process
+    ledger.storage.put(ledger.parts()[2].path, b"nonsense")
+    (line,) = repair(reopened(ledger))
+    assert "the next run reads s3://in/c1, s3://in/c2 again" in line
 
 
 def test_an_unreadable_staged_range_is_forgotten(ledger: Ledger) -> None:
@@ -297,7 +306,7 @@ def test_check_repairs_only_when_it_is_asked_to(tmp_path: Path, local: Path) -> 
     assert part.read_bytes() == b"nonsense"
     mended = command(main, ["check", str(local), "--repair"])
     assert mended.exit_code == 0, mended.output
-    assert "not readable: its documents are read again" in mended.output
+    assert "not readable; the next run reads file://" in mended.output
     assert len(table(local)) == 4
     assert run(tmp_path / "in", local, echo_settings(tmp_path, work__part_pages=1)).balanced
     assert len(table(local)) == 6
