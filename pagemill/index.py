@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pagemill.committed import FACTS, Committed, committed, count_errors
+from pagemill.errors import StorageError
 from pagemill.schema import Status
 
 VERSION = 1
@@ -64,7 +65,7 @@ def cache_folder() -> Path:
 
 
 class Index:
-    """What the parts of one dataset hold; the caller keeps threads apart.
+    """What the parts of one dataset hold; thread-safe.
 
     Parameters
     ----------
@@ -207,8 +208,14 @@ class Index:
             self.db.execute("BEGIN")
             try:
                 yield
-            except BaseException:
-                self.db.execute("ROLLBACK")
+            except BaseException as error:
+                with contextlib.suppress(sqlite3.Error):  # SQLite may have done so itself
+                    self.db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise StorageError(
+                        f"the index in {self._copy.parent} cannot be written ({error}): free some "
+                        "space, or set XDG_CACHE_HOME to another folder: what is committed stays"
+                    ) from None
                 raise
             self.db.execute("COMMIT")
 

@@ -13,6 +13,7 @@ from test_ledger import document
 
 from pagemill import parts
 from pagemill.committed import OpenPages, facts, load_open, pack_pages, unpack_pages
+from pagemill.errors import StorageError
 from pagemill.ledger import Ledger
 from pagemill.parts import Unreadable, encode, read_columns, read_schema
 from pagemill.schema import KEY_COLUMNS
@@ -167,6 +168,18 @@ def test_without_a_cache_folder_all_works(
     ledger.commit([document("a", 2)])
     ledger.refresh()
     assert ledger.index.total("rows") == (1, 2)
+
+
+def test_a_full_disk_under_the_index_is_told_and_loses_nothing(storage: Storage) -> None:
+    ledger = Ledger(storage, "m-12345678", ("text",))
+    ledger.commit([document("a", 2)])
+    ledger.index.db.execute("PRAGMA max_page_count = 8")
+    many = [document(f"s3://in/{'long ' * 50}{n}") for n in range(2000)]
+    with pytest.raises(StorageError, match=r"cannot be written \(database or disk is full\)"):
+        ledger.commit(many)
+    other = Ledger(storage, "m-12345678", ())
+    other.refresh()
+    assert other.index.total("rows") == (2001, 2002)
 
 
 def test_page_numbers_are_kept_as_ranges() -> None:
