@@ -84,7 +84,7 @@ def main(runs: int, rate: float, engine: str, config: str, seed: int, append: bo
     _show(outcomes)
     failed = sum(bool(outcome.amiss) for outcome in outcomes)
     result = {"engine": engine, "runs": runs, "rate": rate, "seed": seed, "failed": failed}
-    emit("faults", {**result, **_sums(outcomes), "each": list(map(asdict, outcomes))}, append)
+    emit("faults", {**result, **_sums(outcomes)}, append)
     raise SystemExit(bool(failed))
 
 
@@ -190,6 +190,7 @@ def _sums(outcomes: list[Outcome]) -> dict[str, Any]:
         "faults": dict(kinds),
         "outages": sum(bool(outcome.outage) for outcome in outcomes),
         "given_up": sum(outcome.given_up for outcome in outcomes),
+        "amiss": [asdict(outcome) for outcome in outcomes if outcome.amiss],
     }
 
 

@@ -119,7 +119,7 @@ def main(
     show(outcomes)
     failed = sum(bool(outcome.amiss) for outcome in outcomes)
     result = {"engine": engine, "flow": flow, "runs": runs, "failed": failed, "seed": seed}
-    emit("kills", {**result, "each": list(map(asdict, outcomes))}, append)
+    emit("kills", {**result, **sums(outcomes)}, append)
     if not keep:
         shutil.rmtree(folder)
     raise SystemExit(bool(failed))
@@ -255,6 +255,23 @@ def forget_answers(out: Storage) -> None:
             sink = io.BytesIO()
             pq.write_table(table, sink)
             out.put(entry.path, sink.getvalue())
+
+
+def sums(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Runs by what the kill found, all that was amiss in full."""
+    killed = [outcome for outcome in outcomes if outcome.killed]
+    return {
+        "killed": len(killed),
+        "ended_before": len(outcomes) - len(killed),
+        "on_s3": sum(outcome.place == "s3" for outcome in killed),
+        "instants": Counter(outcome.instant for outcome in killed),
+        **{
+            f"with_{name}": sum(bool(getattr(outcome, name)) for outcome in killed)
+            for name in ("staged", "temporary", "leases")
+        },
+        "children_gone_after_s": max(outcome.alone for outcome in outcomes),
+        "amiss": [asdict(outcome) for outcome in outcomes if outcome.amiss],
+    }
 
 
 def show(outcomes: list[Outcome]) -> None:
