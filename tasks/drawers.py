@@ -199,9 +199,11 @@ class Pdfium:
 
         Five times cheaper than at a dpi and then smaller, and a millisecond than through a pipe.
         """
-        slot = self._slots.next()[: 4 * size[0] * size[1]]
-        memory: Any = (ctypes.c_ubyte * len(slot)).from_buffer(slot)
+        bytes_of_page = 4 * size[0] * size[1]
+        memory: Any = (ctypes.c_ubyte * bytes_of_page).from_buffer(self._slots.next())  # or raises
         bitmap = raw.FPDFBitmap_CreateEx(*size, raw.FPDFBitmap_BGRx, memory, 4 * size[0])
+        if not bitmap:
+            raise MemoryError
         try:
             raw.FPDFBitmap_FillRect(bitmap, 0, 0, *size, 0xFFFFFFFF)
             how = raw.FPDF_ANNOT | raw.FPDF_REVERSE_BYTE_ORDER
