@@ -29,7 +29,7 @@ from pagemill.settings import DEFAULT_CONFIG, Select, Settings
 from tasks.estimate import estimate
 from tasks.job import open_job
 from tasks.plan import plan_job
-from tasks.reconcile import Balance, reconcile
+from tasks.reconcile import NAMED, Balance, reconcile
 from tasks.report import headline
 from tasks.shift import shift
 from tasks.worker import Worker
@@ -180,10 +180,11 @@ def _raise_for(balance: Balance, failures: list[Exception]) -> None:
         raise causes[0] if len(causes) == 1 else _together(causes)
     if not balance.balanced:
         shown = "; ".join(balance.missing[:3])
+        more = " or more" if len(balance.missing) == NAMED else ""
         raise Unbalanced(
             f"{balance.pages['rows']} rows for {balance.pages['expected']} pages, "
-            f"{len(balance.missing)} documents do not add up: {shown}. Run again; if it stays, "
-            "`pagemill check OUT` lists them all"
+            f"{len(balance.missing)}{more} documents do not add up: {shown}. Run again; if it "
+            "stays, `pagemill check OUT --source SOURCE` lists them all"
         )
 
 
