@@ -1,7 +1,7 @@
 """Sources that are neither local nor S3: a web server's folder, Google's storage in an emulator.
 
 What runs for ``gs://`` needs `gcsfs` (the extra ``gs``) and `gcp-storage-emulator`; without them
-it is skipped. There is no emulator of Azure's storage among the packages, so ``az://`` is not run.
+it is skipped. ``az://`` is not run: Azure's emulator, Azurite, is no Python package.
 """
 
 from __future__ import annotations
