@@ -27,14 +27,9 @@ from pagemill.s3 import CHUNK, DEADLINE, S3, pause, split_s3
 from pagemill.s3_errors import S3Error
 from pagemill.settings import Settings, StorageOptions
 from pagemill.urls import filesystem, protocol, within
-from tasks.discover import (
-    is_denied,
-    is_missing,
-    local_object,
-    other_error,
-    other_object,
-    s3_object,
-)
+from tasks.list_local import local_object
+from tasks.list_other import is_denied, is_missing, other_error, other_object
+from tasks.list_s3 import s3_object
 
 TRIES = 3
 """Times that an object is read from its beginning, when what came was not one version of it."""

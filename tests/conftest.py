@@ -39,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again without waiting, and give up what is silent for a second."""
     monkeypatch.setattr("pagemill.s3.pause", lambda _: 0.0)
     monkeypatch.setattr("tasks.fetch.pause", lambda _: 0.0)
-    monkeypatch.setattr("tasks.discover.pause", lambda _: 0.0)
+    monkeypatch.setattr("tasks.list_other.pause", lambda _: 0.0)
 
 
 @pytest.fixture

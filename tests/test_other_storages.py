@@ -82,7 +82,7 @@ def test_a_web_server_that_hangs_is_given_up(
     hang = threading.Event()
     monkeypatch.setattr(Quiet, "do_HEAD", lambda _: hang.wait(30))
     monkeypatch.setattr(Quiet, "do_GET", lambda _: hang.wait(30))
-    monkeypatch.setattr("tasks.discover.DEADLINE", 0.5)
+    monkeypatch.setattr("tasks.list_other.DEADLINE", 0.5)
     monkeypatch.setattr("tasks.fetch.DEADLINE", 0.5)
     with pytest.raises(StorageError, match=r"cannot list .* no answer in 0 s"):
         list(discover(f"{site}/in/a.pdf", settings_for(), "/nonexistent"))
