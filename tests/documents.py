@@ -22,12 +22,13 @@ RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
 def children() -> list[psutil.Process]:
-    """Processes of this one, but for those that other tests share: S3 and the fork server."""
+    """Processes of this one, but for what tests share: S3, the fork server, Python's tracker."""
     shared = server_pid()
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it ends while we look
-            if process.name() != "weed" and process.pid != shared:
+            tracker = any("resource_tracker" in word for word in process.cmdline())
+            if process.name() != "weed" and process.pid != shared and not tracker:
                 found.append(process)
     return found
 
