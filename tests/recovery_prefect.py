@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from postgresql import binaries, postgresql
 from prefect_site import PROJECT, Site, site, wait_for
 from seaweed import S3Server
 from test_prefect import Place, _objects, rows
@@ -147,3 +148,15 @@ def test_a_run_outlives_the_restart_of_the_server(prefect: Site, place: Place) -
     prefect.start_server()
     assert "14 of 14 rows: balanced" in prefect.until(run, "COMPLETED", seconds=240)["message"]
     _whole(place, LONG)
+
+
+@pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed (apt: postgresql)")
+def test_a_site_on_postgresql_runs_by_its_forms(s3: S3Server, tmp_path: Path, place: Place) -> None:
+    url = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+    more = {"PAGEMILL_SOURCE": "s3://x/in", "PAGEMILL_OUT": "s3://x/out"}
+    with postgresql() as database, site(tmp_path / "site", **{url: database, **more}) as prefect:
+        run = prefect.start("ingest/on-demand", **place.form())
+        assert "14 of 14 rows: balanced" in prefect.until(run, "COMPLETED")["message"]
+        assert "pagemill-output" in prefect.artifacts(run)
+        assert not prefect.database.exists()  # it was not SQLite
+    _whole(place, {})
