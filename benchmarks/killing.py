@@ -240,13 +240,7 @@ class Snapshot:
 def look(out: Path | Storage) -> Snapshot:
     """What OUT holds now."""
     files = _Files(out)
-    rows: dict[Key, Row] = {}
-    double = []
-    for row in files.rows(r"recipe=[^/]+/pages/[^/.]+\.parquet"):
-        key = row["source_uri"], row["page_number"]
-        if key in rows:
-            double.append(key)
-        rows[key] = row
+    rows, double = _table(files)
     staged = {
         (row["document_sha256"], row["page_number"]): row
         for row in files.rows(r"recipe=[^/]+/staging/[^/]+/[^/.]+\.parquet")
@@ -255,6 +249,23 @@ def look(out: Path | Storage) -> Snapshot:
     strange = sorted(name for name in files.names if not _EXPECTED.fullmatch(name))
     leases = {name for name in files.names if "/leases/" in name and name not in temporary}
     return Snapshot(rows, staged, double, temporary, leases, strange)
+
+
+def committed(out: Path | Storage) -> dict[Key, Row]:
+    """Its table alone, which can be read at every instant, also while a run goes on."""
+    return _table(_Files(out))[0]
+
+
+def _table(files: _Files) -> tuple[dict[Key, Row], list[Key]]:
+    """The committed rows, and the keys that are there twice."""
+    rows: dict[Key, Row] = {}
+    double = []
+    for row in files.rows(r"recipe=[^/]+/pages/[^/.]+\.parquet"):
+        key = row["source_uri"], row["page_number"]
+        if key in rows:
+            double.append(key)
+        rows[key] = row
+    return rows, double
 
 
 class _Files:

@@ -17,6 +17,7 @@ from benchmarks.common import ECHO, as_options, run_plainly
 from benchmarks.killing import (
     Run,
     Snapshot,
+    committed,
     faults,
     look,
     make_documents,
@@ -143,7 +144,7 @@ def test_an_interrupted_run_stops_cleanly_and_is_resumed(
 ) -> None:
     assert run.wait_for(A_PART)
     run.note_children()
-    before = look(run.out).rows
+    before = committed(run.out)
     run.process.send_signal(asked)
     assert run.wait() == 130
     run.wait_until_alone()
