@@ -1,7 +1,8 @@
 # make demo   install into .venv and run the main job over samples/
 # make test   install what the tests need and run all of them
 # make check  format, lint and types only
-# make test-prefect   what becomes of a run when a part of Prefect dies: 10 minutes
+# make test-prefect   every deployment on a real site, and what becomes of a run when a part of
+#                     it dies: 10 minutes
 # make test-vllm   vLLM for real, on the CPU: in an environment of its own (3.5 GB)
 # make test-awq    AWQ under transformers, likewise
 PYTHON ?= python3
@@ -15,7 +16,7 @@ demo: .venv/installed
 	$(BIN)/pagemill show out/demo
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore tests/test_prefect.py  # minutes: in test-prefect
 
 check: .venv/installed-test
 	$(BIN)/ruff check
