@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
+from loaders import transformers_model
+from loaders.families import FAMILIES
+from loaders.vlm_loader import VLMConfig
 from training import blocks, documents
 from training.characters import CHARACTERS, indices, keep
 from training.degrade import quarter_turns
@@ -23,6 +28,7 @@ from training.export import export, special_ids, to_checkpoint
 from training.figures import Pictures
 from training.glyphs import Library
 from training.model import TINY, PageReader, load_checkpoint
+from training.nf4 import nf4, rounded, ways
 from training.optimizer import Optimizer
 from training.packing import Item, Maker, PackSize, stage, window_order
 from training.page import Box, Page, Style
@@ -43,7 +49,7 @@ LINES = (
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's own documentation in reportlab's free faces, without pictures."""
     data = tmp_path_factory.mktemp("data")
     (data / "text").mkdir()
@@ -53,6 +59,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     faces = Path(reportlab.__file__).parent / "fonts"
     for name, style in (("Vera", "r"), ("VeraBd", "b"), ("VeraIt", "i")):
         shutil.copy(faces / f"{name}.ttf", data / "fonts" / "text" / f"Vera__{style}.ttf")
+    return data
+
+
+@pytest.fixture(scope="module")
+def world(data: Path) -> World:
     made = World(Texts(data / "text"), Library(data / "fonts"), Pictures(data / "pictures"))
     blocks.PICTURES[:] = [made.pictures]
     return made
@@ -220,6 +231,71 @@ def _read_back(model: PageReader, items: list[Item], tokenizer: Any) -> list[str
         )
         texts.append(tokenizer.decode(said[0, asked.shape[1] :].tolist()).strip())
     return texts
+
+
+def test_rounding_is_that_of_bitsandbytes() -> None:
+    functional = pytest.importorskip("bitsandbytes.functional")
+    torch.manual_seed(0)
+    weight = torch.randn(96, 128) * torch.logspace(-6, 0, 96)[:, None]
+    weight[3] = 0
+    theirs = functional.dequantize_4bit(*functional.quantize_4bit(weight, quant_type="nf4"))
+    assert torch.equal(nf4(weight.view(-1, 64)).view_as(weight), theirs)
+
+
+def test_what_the_loader_quantizes_is_rounded_in_training() -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    config = VLMConfig(str(MODEL), "4bit", "transformers", device="cpu", trust_remote_code=False)
+    loaded, _ = transformers_model.load(config, FAMILIES["qwen25vl"])
+    theirs = {
+        name.partition("layers.")[2]
+        for name, module in loaded.named_modules()
+        if isinstance(module, bitsandbytes.nn.Linear4bit)
+    }
+    model = PageReader()
+    names = {id(p): n.removesuffix(".weight") for n, p in model.named_parameters()}
+    plain, language, _, everything = [{names[id(p)] for p in turn} for turn in ways(model)]
+    assert {f"layers.{name}" for name in theirs} == language
+    assert not plain
+    assert language < everything
+    assert {"merger.mlp.2", "blocks.0.attn.qkv"} <= everything
+    assert not {"embed", "patch"} & everything
+
+
+def test_a_step_rounds_and_leaves_no_trace(world: World, tokenizer: Any) -> None:
+    """The gradient is that at the rounded weights; the step is from the true ones."""
+    maker = Maker(world, tokenizer, seed=5, corrupt=False)
+    batch = _packed(maker, _items(maker, ("line",)), 224)
+    model = PageReader(TINY)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with rounded(ways(model)[3]):
+        inside = {name: weight.clone() for name, weight in model.state_dict().items()}
+        model(batch, (0.0, 0.0))[0].backward()
+    assert all(torch.equal(before[name], w) for name, w in model.state_dict().items())
+    changed = {name for name, weight in inside.items() if not torch.equal(before[name], weight)}
+    assert changed == {
+        n for n, p in model.named_parameters() if any(p is q for q in ways(model)[3])
+    }
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    model.load_state_dict(inside)
+    model(batch, (0.0, 0.0))[0].backward()
+    again = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.allclose(a, b) for a, b in zip(gradients, again, strict=True))
+
+
+def test_a_run_saves_on_the_way_and_goes_on(world: World, data: Path, tmp_path: Path) -> None:
+    """The program itself, rounding from the start."""
+    command = [sys.executable, "-m", "training.train", str(data), str(tmp_path), "--tiny"]
+    command += ["--cells", "256", "--workers", "1", "--every", "1", "--minutes", "0.02"]
+    command += ["--quantize-from", "0", "--save-every", "0"]
+    state = {}
+    for piece in (["--stop-after", "0"], []):
+        subprocess.run([*command, *piece], cwd=PROJECT, check=True, timeout=300)
+        state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["spent"] >= 0.02 * 60
+    assert state["optimizer"]["steps"] >= 4
+    PageReader(TINY).load_state_dict(state["model"])
+    assert "stopped after 0 steps" in (tmp_path / "log.txt").read_text()
 
 
 def test_plots_say_what_they_are(tmp_path: Path) -> None:

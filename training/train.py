@@ -8,12 +8,18 @@
 The schedule is a function of the time spent: rates rise in a warm-up, stay, and fall to zero at
 the end; the documents get harder and longer (`CURRICULUM` in packing.py). RUN holds the log and
 `last.pt`, weights and optimizer; a run that finds one goes on from there, and `--stop-after`
-ends a piece early, for machines that are lent in short turns.
+ends a piece early, for machines that are lent in short turns. `--save-every 3` writes it on the
+way, for an export while the run goes on.
+
+One GPU of several, beside other work:
+
+    CUDA_VISIBLE_DEVICES=1 python -m training.train DATA RUN --workers 15
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import queue
@@ -31,6 +37,7 @@ from training.documents import World
 from training.figures import Pictures
 from training.glyphs import Library
 from training.model import TINY, Batch, PageReader, Shape, TextBlock, VisionBlock, load_checkpoint
+from training.nf4 import rounded, ways
 from training.optimizer import Optimizer
 from training.packing import KINDS, Loader, PackSize
 from training.words import Texts
@@ -78,6 +85,20 @@ def arguments() -> argparse.Namespace:
         default=0.0,
         metavar="SHARE",
         help="of the curriculum: 0.26 is whole pages from the start",
+    )
+    add(
+        "--quantize-from",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="of the schedule, from where every second step trains for 4 bits (nf4.py)",
+    )
+    add(
+        "--save-every",
+        type=float,
+        default=math.inf,
+        metavar="MINUTES",
+        help="write last.pt on the way as well",
     )
     add("--seed", type=int, default=1)
     add("--tiny", action="store_true", help="a model for tests")
@@ -232,7 +253,7 @@ def train(given: argparse.Namespace) -> None:
     workers = given.workers or max(1, cores - 1)
     loader = Loader(
         PackSize(given.cells),
-        build_world(given.data, cores if ranks.device.type == "cuda" else 1),
+        build_world(given.data, workers if ranks.device.type == "cuda" else 1),
         given.tokenizer,
         workers,
         given.seed + 7919 * ranks.number,
@@ -271,10 +292,15 @@ def resume(
     return 0.0
 
 
-def save(given: argparse.Namespace, model: PageReader, optimizer: Optimizer, spent: float) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "spent": spent}
-    torch.save(state, given.run / "writing.pt")
-    os.replace(given.run / "writing.pt", given.run / "last.pt")
+def save(
+    given: argparse.Namespace, ranks: Ranks, model: PageReader, optimizer: Optimizer, share: float
+) -> None:
+    """Replace last.pt whole, so that it can be exported at any time."""
+    if ranks.number == 0:
+        spent = share * given.minutes * 60
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "spent": spent}
+        torch.save(state, given.run / "writing.pt")
+        os.replace(given.run / "writing.pt", given.run / "last.pt")
 
 
 def loop(
@@ -287,8 +313,9 @@ def loop(
     spent: float,
 ) -> None:
     parameters, meter = list(model.parameters()), Meter(ranks.device)
+    turns = itertools.cycle(ways(model))
     ready: Any = batches(loader, ranks.device)
-    began, step, share = time.monotonic(), 0, 0.0
+    began, step, share, saved = time.monotonic(), 0, 0.0, spent / (given.minutes * 60)
     while True:
         if step == 3:  # compiling is not counted
             began = time.monotonic()
@@ -306,9 +333,12 @@ def loop(
         if ranks.device.type == "cuda":  # or its memory is used again while the GPU still reads it
             for array in batch.values():
                 array.record_stream(torch.cuda.current_stream())
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=ranks.device.type == "cuda"):
-            loss, measures = model(batch, auxiliary_weights(share, given.weights is not None))
-        loss.backward()
+        with rounded(next(turns) if share >= given.quantize_from else []):
+            with torch.autocast(
+                ranks.device.type, torch.bfloat16, enabled=ranks.device.type == "cuda"
+            ):
+                loss, measures = model(batch, auxiliary_weights(share, given.weights is not None))
+            loss.backward()
         ranks.average(parameters)
         optimizer.step(rate_factor(step, share, given.warm_up, given.fall_from))
         model.zero_grad(set_to_none=True)
@@ -317,8 +347,10 @@ def loop(
         if step % given.every == 0:
             log(f"step {step} at {share:.3f}: {meter.line()}")
             meter.reset()
-    if ranks.number == 0:
-        save(given, model, optimizer, share * given.minutes * 60)
+        if (share - saved) * given.minutes >= given.save_every:
+            saved = share
+            save(given, ranks, model, optimizer, share)
+    save(given, ranks, model, optimizer, share)
     log(f"{'done' if share >= 1 else 'stopped'} after {step} steps at {share:.3f}")
 
 
