@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from tokenizers import Tokenizer
 from loaders import transformers_model
 from loaders.families import FAMILIES
 from loaders.vlm_loader import VLMConfig
-from training import blocks, documents
+from pagemill import answers
+from training import blocks, documents, scripts
 from training.characters import CHARACTERS, indices, keep
-from training.degrade import quarter_turns
 from training.documents import CELL, KINDS, World, make
 from training.export import export, special_ids, to_checkpoint
 from training.figures import Pictures
@@ -32,6 +33,7 @@ from training.nf4 import nf4, rounded, ways
 from training.optimizer import Optimizer
 from training.packing import Item, Maker, PackSize, stage, window_order
 from training.page import Box, Page, Style
+from training.turns import FEWEST_LETTERS, turned
 from training.words import Texts
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -86,7 +88,9 @@ def test_a_document_is_a_picture_its_text_and_where_it_stands(world: World, kind
         rows, columns = sample.image.shape
         assert rows % CELL == columns % CELL == 0
         assert len(sample.text) == len(sample.xs) == len(sample.ys)
-        assert sample.caption.startswith(("A ", "An "))
+        assert re.match(r"(This page is turned by (90|180|270) degrees.* )?An? ", sample.caption)
+        if sample.text.startswith("This page is turned"):
+            continue
         known = ~np.isnan(sample.xs)
         inside = (sample.xs[known] > -CELL) & (sample.xs[known] < columns + CELL)
         assert inside.mean() > 0.9 if known.any() else kind in ("picture", "blank")
@@ -105,12 +109,37 @@ def test_the_same_seed_makes_the_same_document(world: World) -> None:
     assert (first.image == second.image).all()
 
 
-def test_places_turn_with_the_page() -> None:
-    image = np.zeros((40, 60), np.uint8)
-    image[5, 50] = 255
-    for turns in range(4):
-        turned, xs, ys = quarter_turns(image, np.array([50.0]), np.array([5.0]), turns)
-        assert turned[int(ys[0]), int(xs[0])] == 255
+def test_a_turned_page_says_by_how_much_it_has_been_turned() -> None:
+    upright = np.zeros((40, 60), np.uint8)
+    upright[5, 50] = 255
+    seen = set()
+    for seed in range(20):
+        image, said = turned(random.Random(seed), upright)
+        shown = Image.fromarray(image).rotate(answers.turned(said), expand=True)  # anticlockwise
+        assert (np.asarray(shown) == upright).all()
+        seen.add(answers.turned(said))
+    assert seen == {90, 180, 270}
+
+
+def test_turned_pages_and_other_scripts_are_named_not_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "TURNED", {"page": 1.0})
+    for seed in range(6):
+        sample = make(random.Random(seed), world, "page")
+        assert answers.turned(sample.text) == answers.turned(sample.caption)
+        assert answers.turned(sample.text) or sum(map(str.isalpha, sample.text)) < FEWEST_LETTERS
+    monkeypatch.setattr(documents, "OTHER_SCRIPTS", {"page": 1.0})
+    monkeypatch.setitem(world.library.families, "other", world.library.families["text"])
+    sample = make(random.Random(3), world, "page")
+    assert sample.text == answers.OTHER_SCRIPT and sample.caption.startswith(sample.text)
+
+
+def test_a_face_in_disguise_draws_letters_of_another_script(tmp_path: Path) -> None:
+    cyrillic = scripts.SCRIPTS["Cyrillic"]
+    stands = scripts.disguise(cyrillic, 1, set(map(ord, cyrillic.letters + cyrillic.capitals)))
+    assert chr(stands[ord("e")]) == "о" and chr(stands[ord("E")]) == "О"
+    assert ord("7") not in stands and set(map(ord, "abcxyzABCXYZéß")) <= set(stands)
 
 
 def test_windows_hold_every_cell_once() -> None:

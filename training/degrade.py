@@ -73,14 +73,6 @@ def finish(
     return image, xs, ys
 
 
-def quarter_turns(image: Array, xs: Array, ys: Array, turns: int) -> tuple[Array, Array, Array]:
-    """The picture turned counter-clockwise by 90 degrees, `turns` times."""
-    for _ in range(turns):
-        xs, ys = ys, image.shape[1] - 1 - xs
-        image = np.ascontiguousarray(np.rot90(image))
-    return image, xs, ys
-
-
 def _to_size(page: Page, layer: Array) -> Array:
     size = (page.width, page.height)
     return (

@@ -15,12 +15,16 @@ import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
+from pagemill.answers import OTHER_SCRIPT
 from training import blocks as b
 from training.characters import Array, indices
-from training.degrade import finish, quarter_turns
+from training.degrade import finish
 from training.figures import Pictures, chart, diagram, in_words
 from training.glyphs import Library
 from training.page import Box, Page, Setting, Style, fitting
+from training.turns import enough_to_tell, line_up_the_margin, turned
 from training.words import Speaker, Texts
 
 CELL = 28
@@ -28,6 +32,9 @@ CELL = 28
 MOST_CELLS = 1280
 LONGEST = 5200
 """Characters on one page."""
+TURNED = {"line": 0.03, "part": 0.09, "page": 0.09}
+OTHER_SCRIPTS = {"part": 0.03, "page": 0.04}
+"""Shares of the samples that are not to be read but to be named as what they are."""
 
 
 class World(NamedTuple):
@@ -219,6 +226,9 @@ def make(
         kind
     ]
     say = Speaker(r, world.texts, hard)
+    foreign = r.random() < OTHER_SCRIPTS.get(kind, 0) * wear
+    if foreign := foreign and bool(world.library.families["other"]):
+        world = world._replace(library=world.library.foreign)
     page, caption, worn = maker(r, world, say, longest_line)
     text, xs, ys = page.result()
     damage = (
@@ -227,8 +237,14 @@ def make(
         else (r.uniform(0.35, 1.0) if worn else r.choice([0, 0, r.uniform(0, 0.3)]))
     )
     image, xs, ys = finish(r, page, xs, ys, damage)
-    if text and r.random() < {"line": 0.25, "part": 0.25}.get(kind, 0.12) * wear:
-        image, xs, ys = quarter_turns(image, xs, ys, r.choice([1, 1, 2, 2, 3, 3]))
+    said = ""
+    if foreign and any(map(str.isalpha, text)):
+        said = OTHER_SCRIPT
+    elif enough_to_tell(text) and r.random() < TURNED.get(kind, 0) * wear:
+        image, said = turned(r, image)
+    if said:
+        text, caption = said, f"{said} {caption}"
+        xs = ys = np.full(len(said), np.nan, np.float32)
     return Sample(image, text, xs, ys, caption)
 
 
@@ -329,6 +345,8 @@ def _page(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[P
         b.footnotes(page, style, say, Box(body.x, notes_at, body.width, bottom))
     if foot:
         _running_foot(page, style, say, mx, my)
+    if r.random() < 0.05:
+        line_up_the_margin(page, style, say)
     return page, _describe(page, kind.noun, columns), r.random() < kind.wear
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from copy import copy
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -111,7 +112,9 @@ class Library:
     """The faces of a folder `<kind>/<family>__<style>.<ending>`, by kind and family."""
 
     def __init__(
-        self, folder: Path, kinds: tuple[str, ...] = ("text", "mono", "typewriter", "dots", "hand")
+        self,
+        folder: Path,
+        kinds: tuple[str, ...] = ("text", "mono", "typewriter", "dots", "hand", "other"),
     ) -> None:
         self.families: dict[str, dict[str, dict[str, Path]]] = {
             kind: defaultdict(dict) for kind in kinds
@@ -126,6 +129,13 @@ class Library:
         """A family: style to file. A kind without faces falls back to text."""
         families = self.families.get(kind) or self.families["text"]
         return families[r.choice(sorted(families))]
+
+    @property
+    def foreign(self) -> Library:
+        """The same library, in which every text face is one of another script."""
+        other = copy(self)
+        other.families = {"text": self.families["other"], "mono": self.families["mono"]}
+        return other
 
     def at(self, family: dict[str, Path], style: str, size: float) -> Atlas:
         """The nearest face and size that there is."""

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.characters import CHARACTERS, drawable, keep
+from training.scripts import write_scripts
 
 # package: licence. The packages' own copyright files say more.
 TEXTS = {
@@ -156,6 +157,18 @@ FONTS = {
     "fonts-croscore": "Apache-2.0",
     "fonts-arundina": "Bitstream Vera",
 }
+OTHER_SCRIPTS = {
+    "fonts-ipafont-gothic": "IPA",
+    "fonts-ipafont-mincho": "IPA",
+    "fonts-dotgothic16": "OFL-1.1",
+    "fonts-wqy-microhei": "Apache-2.0 / GPL-3+ with exception",
+    "fonts-arphic-uming": "Arphic Public License",
+    "fonts-nanum": "OFL-1.1",
+    "fonts-hosny-amiri": "OFL-1.1",
+    "culmus": "GPL-2 with exception",
+    "fonts-lohit-deva": "OFL-1.1",
+}
+"""Beside those above, many of which have Cyrillic and Greek."""
 FONT_KINDS = {
     "typewriter": "GNUTypewriter|CourierPrime|SpecialElite|CutiveMono|IBMPlexMono|FreeMono|Cousine"
     "|LiberationMono|NimbusMono|LatinModernMono(?!Caps)|CMUTypewriter|TeXGyreCursor",
@@ -484,9 +497,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     data = parser.parse_args().data
     packages = data / "packages"
-    download([*TEXTS, *FONTS, *PICTURES], packages)
+    download([*TEXTS, *FONTS, *OTHER_SCRIPTS, *PICTURES], packages)
     write_texts(packages, data)
     write_fonts(packages, data)
+    write_scripts(packages, data / "fonts" / "other")
     write_pictures(packages, data)
 
 
