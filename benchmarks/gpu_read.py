@@ -89,11 +89,13 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def write(out: Path, answers: list[tuple[Path, Completion]]) -> None:
-    with out.open("w", encoding="utf-8") as stream:
-        for file, answer in answers:
-            document = re.fullmatch(r"(.+)-p(\d+)", file.stem)
-            row = {
+def rows_of(answers: list[tuple[Path, Completion]]) -> list[dict[str, Any]]:
+    """What score.py reads: `report.pdf-p3.png` is page 3 of report.pdf."""
+    rows = []
+    for file, answer in answers:
+        document = re.fullmatch(r"(.+)-p(\d+)", file.stem)
+        rows.append(
+            {
                 "uri": document[1] if document else file.name,
                 "page": int(document[2]) if document else 1,
                 "text": answer.text,
@@ -101,6 +103,13 @@ def write(out: Path, answers: list[tuple[Path, Completion]]) -> None:
                 "completion_tokens": answer.completion_tokens,
                 "mean_logprob": answer.mean_logprob,
             }
+        )
+    return rows
+
+
+def write(out: Path, answers: list[tuple[Path, Completion]]) -> None:
+    with out.open("w", encoding="utf-8") as stream:
+        for row in rows_of(answers):
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -1,0 +1,198 @@
+"""The model alone over the corpus: error rates by kind of page, captions, loops. See `--help`."""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.common import CORPUS, emit, machine, print_table
+from benchmarks.corpus import TRUE_TEXT, Scorer, read_all
+from benchmarks.gpu_read import read_all as read_files
+from benchmarks.gpu_read import report, rows_of
+from loaders.resident import engine_for
+from pagemill.document import PageImage
+from pagemill.settings import Settings, load_settings, parse_overrides
+from tasks.render import render
+
+Row = dict[str, Any]
+
+GROUPS: dict[str, Callable[[Row], bool]] = {
+    "digital, English": lambda d: d["text_layer"] == "digital" and d["lang"] == "en",
+    "digital, other Latin": lambda d: d["text_layer"] == "digital" and d["lang"] in LATIN,
+    "digital, other scripts": lambda d: d["text_layer"] == "digital" and d["lang"] in OTHER,
+    "scans": lambda d: d["text_layer"] == "scanned",
+    "scans, upright": lambda d: d["text_layer"] == "scanned" and "rotated" not in d["path"],
+    "scans, turned": lambda d: d["text_layer"] == "scanned" and "rotated" in d["path"],
+    "all": lambda d: True,
+}
+LATIN, OTHER = ("de", "es", "fr"), ("ja", "ru")
+
+CHART = r"chart|plot|graph\b|histogram|heat ?map|matrix"
+PHOTOGRAPH = "photo"
+KINDS = {
+    "jose_00185_fig1.png": f"{CHART}|three-dimensional|drawing|diagram",
+    "jose_00185_fig4.png": f"{CHART}|three-dimensional",
+    "jose_00185_fig5.png": f"{CHART}|three-dimensional",
+    "jose_00205_D1Q2_D2Q9.png": "diagram|drawing",
+    "jose_00240_responses.png": CHART,
+    "jose_00259_Figure_1.png": f"table|{CHART}",
+    "jose_00286_figure1-co-coefficient-matrix.pdf": CHART,
+    "jose_00286_figure2-orbitals-co-contour.pdf": CHART,
+    "jose_00286_orbitals-co-isosurface.jpg": f"drawing|diagram|three-dimensional|{CHART}",
+    "jose_00292_agenda.png": "diagram|flow|table|slide",
+    "pypi-scikit-image_camera.png": PHOTOGRAPH,
+    "pypi-scikit-image_chelsea.png": PHOTOGRAPH,
+    "pypi-scikit-image_coffee.png": PHOTOGRAPH,
+    "pypi-scikit-image_coins.png": PHOTOGRAPH,
+    "pypi-scikit-image_horse.png": "drawing|silhouette",
+    "pypi-scikit-image_hubble_deep_field.jpg": PHOTOGRAPH,
+    "pypi-scikit-image_moon.png": PHOTOGRAPH,
+    "pypi-scikit-image_page.png": f"text|page|{PHOTOGRAPH}",
+    "pypi-scikit-image_retina.jpg": PHOTOGRAPH,
+    "pypi-scikit-image_rocket.jpg": PHOTOGRAPH,
+}
+"""What a caption of each picture has to say somewhere, whatever else it says: judged by eye."""
+
+
+@click.command()
+@click.argument("model", default="models/pagereader-19m")
+@click.option("--corpus", type=Path, default=CORPUS, show_default=True)
+@click.option("-c", "--config", default="local", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As of `run`.")
+@click.option("--tesseract", is_flag=True, help="Let tesseract read the same documents as well.")
+@click.option("--only", default="", metavar="TEXT", help="Files whose name has TEXT in it.")
+@click.option("--out", type=Path, help="A folder for the texts and the scores by document.")
+@click.option("--append", is_flag=True, help="Add the JSON line to benchmarks/results.jsonl.")
+def main(
+    model: str,
+    corpus: Path,
+    config: str,
+    overrides: tuple[str, ...],
+    tesseract: bool,
+    only: str,
+    out: Path | None,
+    append: bool,
+) -> None:
+    """Read the corpus' pages with MODEL, a folder or a name on the hub, without the pipeline.
+
+    The documents with a true text are transcribed and the pictures described, drawn and asked
+    as the config says; no text layer stands in. Error rates are score.py's, medians and means
+    over documents. One that is known in part has no CER; a picture's kind is right where its
+    caption has a word of a table in this file.
+
+    \b
+      python benchmarks/reading.py RUN/exported                         10 min on 2 cores
+      python benchmarks/reading.py --set model.quantization=4bit
+      python benchmarks/reading.py --set model.device=cuda --set model.batch_size=64
+    """
+    settings = load_settings(config, {"model.id": model, **parse_overrides(overrides)})
+    print("measured on", machine(), flush=True)
+    with tempfile.TemporaryDirectory(prefix="pagemill-reading-") as temporary:
+        folder = out or Path(temporary)
+        scorer = Scorer(corpus, Path(temporary), folder)
+        result = read(settings, corpus, only, scorer, folder)
+        if tesseract:
+            scorer.score("tesseract", list(read_all(corpus, 300)))
+            result["tesseract"] = by_group(folder / "tesseract.csv")
+    show(result)
+    emit("reading", result, append)
+
+
+def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Path) -> Row:
+    """Transcribe and describe; scores by group, and which kinds are wrong."""
+    with (corpus / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if only in row["path"]]
+    documents = [corpus / row["path"] for row in rows if row["gt_kind"] in (*TRUE_TEXT, "caption")]
+    pages = [path for path in documents if path.name not in KINDS]
+    pictures = [path for path in documents if path.name in KINDS]
+    with closing(engine_for(settings.model)) as engine:
+
+        def answers(name: str, paths: list[Path]) -> tuple[list[Row], Row]:
+            asked = settings.outputs[name]
+            files = draw(paths, folder / name, settings)
+            began = time.perf_counter()
+            said = read_files(engine, files, asked.prompt, asked.max_new_tokens)
+            return rows_of(said), report(said, time.perf_counter() - began)
+
+        texts, speed = answers("text", pages)
+        captions, _ = answers("caption", pictures)
+    scorer.score("model", texts)
+    wrong = {
+        row["uri"]: row["text"] for row in captions if not re.search(KINDS[row["uri"]], row["text"])
+    }
+    return {
+        "model": settings.model.id,
+        "quantization": settings.model.quantization,
+        "framework": engine.version,
+        "groups": by_group(folder / "model.csv"),
+        "reading": speed,
+        "pictures": len(captions),
+        "kind_right": len(captions) - len(wrong),
+        "photographs_called_charts": sum(
+            KINDS[uri] is PHOTOGRAPH and bool(re.search(CHART, said)) for uri, said in wrong.items()
+        ),
+        "kind_wrong": wrong,
+    }
+
+
+def draw(documents: Iterable[Path], folder: Path, settings: Settings) -> list[Path]:
+    """Every page as the pipeline draws it, as a file that `gpu_read` knows the page of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for path in documents:
+        with path.open("rb") as opened, closing(render(opened, settings)) as items:
+            for item in items:
+                if isinstance(item, PageImage):
+                    files.append(folder / f"{path.name}-p{item.number}.png")
+                    item.image.save(files[-1], compress_level=1)
+    return files
+
+
+def by_group(scores: Path) -> dict[str, Row]:
+    """Documents, median and mean CER, mean F1 of each group in score.py's table of documents."""
+    with scores.open(encoding="utf-8", newline="") as file:
+        documents = [row for row in csv.DictReader(file) if row["gt_kind"] != "caption"]
+    found = {}
+    for name, belongs in GROUPS.items():
+        group = [row for row in documents if belongs(row) and row["produced"] == "True"]
+        rates = [float(row["cer"]) for row in group if row["cer"]]
+        words = [float(row["bow_f1"]) for row in group if row["bow_f1"]]
+        if rates:
+            found[name] = {
+                "documents": len(group),
+                "cer_median": round(statistics.median(rates), 4),
+                "cer_mean": round(statistics.mean(min(rate, 1.0) for rate in rates), 4),
+                "word_f1": round(statistics.mean(words), 4),
+            }
+    return found
+
+
+def show(result: Row) -> None:
+    """The table of benchmarks/README.md."""
+    print()
+    for reader in ("groups", "tesseract"):
+        if reader in result:
+            print("tesseract" if reader == "tesseract" else result["model"])
+            header = ("documents", "n", "CER median", "CER mean", "word F1")
+            print_table(header, [(name, *row.values()) for name, row in result[reader].items()])
+    speed = result["reading"]
+    print(f"{speed['pages']} pages in {speed['seconds']} s: {speed['loops']} loop,", end=" ")
+    print(f"{speed['cut_off']} run to the cap, {speed['output_tokens']} tokens")
+    print(f"kind right: {result['kind_right']} of {result['pictures']} pictures;", end=" ")
+    print(f"photographs called charts: {result['photographs_called_charts']}")
+    for uri, said in result["kind_wrong"].items():
+        print(f"  {uri}: {said}")
+    print()
+
+
+if __name__ == "__main__":
+    main()
