@@ -7,7 +7,7 @@ import json
 import click
 
 from flows import look, mend
-from flows.command import options, run_flow, settings
+from flows.command import leave_loading, options, run_flow, settings
 from pagemill import __version__
 from pagemill.errors import EXIT_CODES, PagemillError
 from pagemill.printable import printable
@@ -28,6 +28,7 @@ class _Main(click.Group):
                 raise
             code, message = _explain(error)
             click.echo(f"pagemill: {message}", err=True)
+        leave_loading(code or 0)
         ctx.exit(code or 0)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,6 +94,21 @@ def run_flow(
         else:
             balance = ingest(source, out, config, overrides=overrides)
     return _print_balance(cast("dict[str, Any]", balance), as_json)
+
+
+def leave_loading(code: int) -> None:
+    """End this process at once where a model is still being loaded: nobody needs it any more.
+
+    Frameworks cannot be told to stop loading, and Python would wait for some of them.
+    """
+    residency = sys.modules.get("loaders.resident")
+    if residency is None or not residency.is_loading():
+        return
+    for child in multiprocessing.active_children():  # such as vLLM's engine process
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _print_balance(balance: dict[str, Any], as_json: bool) -> int:

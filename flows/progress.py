@@ -30,10 +30,11 @@ LINE_SECONDS = 30
 def line(total: int, done: Report, seconds: float) -> str:
     """Where a run stands: documents, pages, pages/s, failures, time left."""
     pages = sum(done.pages.values())
+    loading = "" if done.loading is None else f", loading the model for {done.loading:.0f} s"
     return (
         f"{done.documents}/{total} documents, {pages} pages, {pages / max(seconds, 1e-9):.2f} "
         f"pages/s, {done.pages.get(Status.FAILED, 0)} failed, "
-        f"{_left(total, done.documents, seconds)} left"
+        f"{_left(total, done.documents, seconds)} left{loading}"
     )
 
 

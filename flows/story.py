@@ -64,6 +64,7 @@ class Story:
         words = (
             f"{report.worker}: {report.documents} of the run's {self._documents} documents, "
             f"{pages} pages, {report.pages.get('failed', 0)} failed, {rate:.2f} pages/s"
+            + ("" if report.loading is None else f", loading the model for {report.loading:.0f} s")
         )
         known = self._ids.get(report.worker)
         if known is None:

@@ -100,9 +100,14 @@ def family_names() -> str:
     return ", ".join(name for family in FAMILIES.values() for name in family.names)
 
 
+def takes_time_to_load(model: Model) -> bool:
+    """Whether an engine of this model is loaded by the host it runs on."""
+    return model.framework not in ("echo", "openai")
+
+
 def needs_gpu(model: Model) -> bool:
     """Whether an engine of this model takes a GPU of the host it runs on."""
-    return model.framework not in ("echo", "openai") and model.device.startswith("cuda")
+    return takes_time_to_load(model) and model.device.startswith("cuda")
 
 
 def quantization_name(model: Model) -> str:

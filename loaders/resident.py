@@ -31,6 +31,11 @@ def loads() -> int:
     return _loads
 
 
+def is_loading() -> bool:
+    """Whether a model is being loaded at this moment."""
+    return _lock.locked() and not _held
+
+
 def resident(model: Model) -> Engine:
     """This process's engine for `model`, loading it if need be; others wait meanwhile.
 

@@ -1,7 +1,7 @@
 """Workers in processes of their own on this host: one for each GPU, or `work.workers` on a CPU.
 
 A GPU is claimed by a lock on a file, which the kernel frees however its holder ends. The child
-holds it, sees no other GPU, loads its engine before it takes work, and ends when its parent is
+holds it, sees no other GPU, loads its engine beside its first work, and ends when its parent is
 gone. Shards and receipts travel over a Unix socket that only the two can open.
 """
 
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import cast
 
 from loaders.families import needs_gpu
-from pagemill.errors import EngineError, UsageError, WorkerLost
+from pagemill.errors import EngineError, PagemillError, UsageError, WorkerLost
 from tasks.job import Job
 from tasks.plan import Shard
 from tasks.process import Receipt, process_shard
@@ -131,7 +131,7 @@ class Child:
     Raises
     ------
     EngineError
-        No GPU is free, or the model cannot be loaded.
+        No GPU is free.
     WorkerLost
         The process died before it could take work.
     """
@@ -149,10 +149,12 @@ class Child:
         try:
             self._worker = self._connect(address, job)
             with self._lifeline():
-                self._worker.load()
+                self._worker.warm_up()
         except BaseException:
             self.close()
             raise
+        self.loaded = False
+        threading.Thread(target=self._await_engine, daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -177,6 +179,11 @@ class Child:
         assert self._process.stdin
         self._process.stdin.close()
         self._folder.cleanup()
+
+    def _await_engine(self) -> None:
+        with contextlib.suppress(PagemillError), self._lifeline():  # its shards are told
+            self._worker.load()
+            self.loaded = True
 
     def _connect(self, address: dict[str, str], job: Job) -> _Remote:
         manager = _Manager(address["address"], authkey=bytes.fromhex(address["authkey"]))
@@ -234,8 +241,11 @@ class _Served:
 
     worker: Worker
 
-    def load(self) -> None:
+    def warm_up(self) -> None:
+        self.worker.warm_up()
         self.worker.ledger.refresh()
+
+    def load(self) -> None:
         self.worker.engine()
 
     def process(self, shard: Shard) -> Receipt:
@@ -250,6 +260,9 @@ class _Served:
 
 class _Remote(BaseProxy):
     """`_Served`, as the parent holds it. Each thread that calls has a connection of its own."""
+
+    def warm_up(self) -> None:
+        self._callmethod("warm_up")
 
     def load(self) -> None:
         self._callmethod("load")
@@ -272,7 +285,7 @@ _Manager.register(
     "worker",
     callable=lambda job, name: _Served(Worker(job, name)),
     proxytype=_Remote,
-    exposed=("load", "process", "report", "stop"),
+    exposed=("warm_up", "load", "process", "report", "stop"),
 )
 
 

@@ -22,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pagemill.errors import EngineError, PagemillError, Stopped, WorkerLost
+from loaders.families import takes_time_to_load
+from pagemill.errors import EngineError, PagemillError, Stopped, UsageError, WorkerLost
 from pagemill.ledger import Ledger
 from tasks.job import Job
 from tasks.plan import Shard
@@ -36,7 +37,12 @@ TRIES = 3
 
 
 class Hand(Protocol):
-    """A worker, wherever it is. `process` is called by several threads at once."""
+    """A worker, wherever it is. `process` is called by several threads at once.
+
+    Its engine is loaded while it works already; `loaded` says whether it ever was.
+    """
+
+    loaded: bool
 
     def process(self, shard: Shard) -> Receipt:
         """As `tasks.process.process_shard`; raises `WorkerLost` when the worker has died."""
@@ -58,8 +64,12 @@ class Hand(Protocol):
 class LocalHand:
     """The worker in this process. Its engine stays resident when the run is over."""
 
+    loaded = True  # it does not die before the run does
+
     def __init__(self, job: Job, worker: Worker | None = None) -> None:
         self.worker = worker or Worker(job)
+        if takes_time_to_load(job.settings.model):
+            self.worker.warm_up()
 
     def process(self, shard: Shard) -> Receipt:
         return process_shard(self.worker, shard)
@@ -82,6 +92,8 @@ class _Post:
     hand: Hand | None = None
     latest: Report | None = None
     before: list[Report] = field(default_factory=list)
+    stillborn: int = 0  # in a row
+    broken: bool = False  # its engine is, or cannot be loaded: nobody takes its place
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def holder(self) -> Hand | None:
@@ -104,19 +116,27 @@ class _Post:
         """The reports of this place's workers, the dead ones' included."""
         hand = self.hand
         if hand is not None:
-            with contextlib.suppress(WorkerLost):
+            try:
                 self.latest = hand.report()
+            except WorkerLost:
+                if self.latest and hand.loaded:  # it may have died before it said so
+                    self.latest = dataclasses.replace(self.latest, loads=1)
         return [*self.before, *([self.latest] if self.latest else [])]
 
     def dismiss(self, hand: Hand, replace: bool) -> None:
-        """Let a worker go; the first to notice puts a fresh one in its place."""
+        """Let a worker go; the first to notice puts a fresh one in its place.
+
+        Not after `TRIES` that died while they loaded their engine.
+        """
         with self.lock:
             if self.hand is not hand:
                 return
             self.before, self.latest, self.hand = self.look(), None, None
+            self.broken = not replace
             hand.stop()
             hand.close()
-            if replace:
+            self.stillborn = 0 if hand.loaded else self.stillborn + 1
+            if replace and self.stillborn < TRIES:
                 self.fill()
 
 
@@ -142,9 +162,9 @@ class Crew:
 
         Raises
         ------
-        StorageError, EngineError, Stopped
-            As `process_shard`. An `EngineError` costs the worker; the shard goes to another one
-            while there are any.
+        StorageError, EngineError, UsageError, Stopped
+            As `process_shard`. An engine that breaks, or cannot be loaded, costs the worker; the
+            shard goes to another one while there are any.
         WorkerLost
             `TRIES` workers have died over it; the message says what is left.
         """
@@ -153,10 +173,14 @@ class Crew:
             post, hand = self._take()
             try:
                 return hand.process(shard)
-            except (WorkerLost, EngineError) as error:
+            except (WorkerLost, EngineError, UsageError) as error:
                 if self._stopped.is_set():
                     raise Stopped("stopped") from None
-                lost += isinstance(error, WorkerLost)
+                if isinstance(error, WorkerLost) and post.broken:
+                    shard = self._rest(shard)  # it was let go because of another shard's error
+                    continue
+                # What dies while it loads is not the shard's fault.
+                lost += isinstance(error, WorkerLost) and hand.loaded
                 shard = self._after(error, post, hand, shard, last=lost == TRIES)
             finally:
                 self._free.put(post)
@@ -186,6 +210,8 @@ class Crew:
         return Report(
             worker="all",
             loads=sum(report.loads for report in reports),
+            loading=max((r.loading for r in reports if r.loading is not None), default=None),
+            load_seconds=max((report.load_seconds for report in reports), default=0.0),
             documents=sum(report.documents for report in reports),
             pages=dict(pages),
             idle=mean(report.idle for report in reports),
@@ -240,7 +266,7 @@ def unfinished(shard: Shard, ledger: Ledger) -> Shard:
 
 @contextlib.contextmanager
 def muster(job: Job, worker: Worker) -> Iterator[Crew]:
-    """The crew that `work.runner` asks for, with its engines loaded (``thread`` loads later).
+    """The crew that `work.runner` asks for. Its engines load while it takes work already.
 
     Parameters
     ----------
@@ -250,7 +276,7 @@ def muster(job: Job, worker: Worker) -> Iterator[Crew]:
 
     Raises
     ------
-    UsageError, EngineError
+    UsageError, EngineError, WorkerLost
         No worker could be started; where some could, the run goes on with these.
     """
     with contextlib.ExitStack() as stack:
@@ -281,7 +307,7 @@ def _makers(job: Job, worker: Worker, stack: contextlib.ExitStack) -> Sequence[C
 
 
 def _fill(posts: list[_Post]) -> list[Exception]:
-    """Start all workers at once, since each loads a model; gives the errors of those that fail."""
+    """Start all workers at once; gives the errors of those that cannot be."""
     errors: list[Exception] = []
 
     def start(post: _Post) -> None:

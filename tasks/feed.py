@@ -22,10 +22,14 @@ class Feed:
     engine : Engine
     clock : callable, optional
         Seconds; for tests.
+
+    Attributes
+    ----------
+    engine : Engine
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine = engine
+        self.engine = engine
         self._clock = clock
         self._lock = threading.Lock()
         self._held = 0
@@ -40,7 +44,7 @@ class Feed:
             self._held += 1
             self._at_last_request = (self._now, self._idle, self._hungry)
         try:
-            future = self._engine.submit(request)
+            future = self.engine.submit(request)
         except BaseException:
             self._leave()
             raise
@@ -63,6 +67,6 @@ class Feed:
         now = self._clock()
         if not self._held:
             self._idle += now - self._now
-        if self._held < self._engine.capacity:
+        if self._held < self.engine.capacity:
             self._hungry += now - self._now
         self._now = now

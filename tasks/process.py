@@ -264,7 +264,6 @@ class _ShardRun:
             if not outputs:
                 row = maker.read(page, {}, count, None, layer)
                 return lambda: self._add_row(document, row)
-        engine = self.worker.engine()
         key = f"{self.shard.number} {document.item.source.uri} {page.number}"
         self.asked.add(key)
         submit, confidence = self.worker.submit, self.settings.model.confidence
@@ -276,7 +275,7 @@ class _ShardRun:
             self.asked.remove(key)
             if trust and "text" in answers:
                 trust.compare(page, answers["text"])
-            self._add_row(document, maker.read(page, answers, count, engine, layer))
+            self._add_row(document, maker.read(page, answers, count, self.worker.engine(), layer))
 
         return finish
 
@@ -291,8 +290,7 @@ class _ShardRun:
 
     def _window(self) -> int:
         """Pages in flight: enough that the engine has its next batch before it asks for it."""
-        engine = self.worker.loaded_engine
-        return max(2, engine.capacity) if engine else 2
+        return max(2, self.worker.capacity)
 
     def _finish_pending(self, keep: int) -> None:
         while len(self.pending) > keep:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from loaders.families import needs_gpu
-from pagemill.errors import OrchestratorError, UsageError, WorkerLost
+from pagemill.errors import OrchestratorError, PagemillError, UsageError, WorkerLost
 from tasks.job import Job
 from tasks.plan import Shard
 from tasks.process import Receipt, process_shard
@@ -106,7 +106,8 @@ class Actor:
 
     def __init__(self, ray: Any, job: Job, name: str, gpus: int) -> None:
         self._ray, self.name = ray, name
-        threads = job.settings.work.shards_in_flight + 2  # to be asked and stopped meanwhile
+        # To load, to be asked and to be stopped meanwhile.
+        threads = job.settings.work.shards_in_flight + 3
         options = {
             "num_gpus": gpus,
             "num_cpus": 0 if gpus else 1,
@@ -116,7 +117,7 @@ class Actor:
         self._actor = ray.remote(_Served).options(**options).remote(job, name)
         try:
             self.name = self._call("settle", timeout=PLACE_SECONDS)
-            self._call("load")
+            self._call("warm_up")
         except ray.exceptions.GetTimeoutError:
             self.close()
             raise WorkerLost(
@@ -125,6 +126,13 @@ class Actor:
         except BaseException:
             self.close()
             raise
+        self.loaded = False
+        threading.Thread(target=self._await_engine, daemon=True).start()
+
+    def _await_engine(self) -> None:
+        with contextlib.suppress(PagemillError):  # its shards are told
+            self._call("load")
+            self.loaded = True
 
     def process(self, shard: Shard) -> Receipt:
         receipt: Receipt = self._call("process", shard)
@@ -162,8 +170,11 @@ class _Served:
     def settle(self) -> str:
         return self._worker.name
 
-    def load(self) -> None:
+    def warm_up(self) -> None:
+        self._worker.warm_up()
         self._worker.ledger.refresh()
+
+    def load(self) -> None:
         self._worker.engine()
 
     def process(self, shard: Shard) -> Receipt:

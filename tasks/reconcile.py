@@ -51,8 +51,9 @@ class Balance:
         ``expected`` by the documents' page counts, ``rows`` in the table, rows of this run by
         status in ``read`` and of all selected documents in ``by_status``.
     cost : dict
-        Of this run: tokens, seconds, pages/s, shares of time that the engine was idle
-        and hungry (`tasks.feed`); and, where `work.gpu_hour_price` is set, its price.
+        Of this run: tokens, seconds, pages/s, seconds that the model took to load (none where it
+        was resident), shares of the time after that that the engine was idle and hungry
+        (`tasks.feed`); and, where `work.gpu_hour_price` is set, its price.
     failed_shards : list of str
         Why shards did not finish; their documents are for the next run.
     missing : list of str
@@ -214,6 +215,7 @@ def _cost(work: Work, pages: int, seconds: float, settings: Settings) -> dict[st
         "gpu_seconds": round(sum(r.gpu_seconds for r in receipts), 3),
         "render_seconds": round(sum(r.render_seconds for r in receipts), 3),
         "pages_per_second": round(pages / seconds, 3) if seconds else None,
+        "engine_load_seconds": round(max((r.load_seconds for r in work.reports), default=0.0), 1),
         "engine_idle_share": None if idle is None else round(idle, 4),
         "engine_hungry_share": None if hungry is None else round(hungry, 4),
         "price": None if paid is None else round(paid, 4),

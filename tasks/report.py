@@ -46,6 +46,7 @@ def sheet_rows(balance: Balance) -> list[tuple[str, Any]]:
         ("prompt tokens", cost["prompt_tokens"]),
         ("completion tokens", cost["completion_tokens"]),
         ("pages per second", cost["pages_per_second"]),
+        *_some("seconds to load the model", cost["engine_load_seconds"]),
         ("engine idle", _percent(cost["engine_idle_share"])),
         ("engine not full", _percent(cost["engine_hungry_share"])),
         ("seconds", balance.seconds),

@@ -14,14 +14,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from loaders.engine import Completion, Engine, Request
-from loaders.resident import loads, resident
+from loaders.resident import loads
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger
 from pagemill.parts import Row
-from tasks.feed import Feed
 from tasks.job import Job
 from tasks.passwords import Passwords
 from tasks.plan import deciders
+from tasks.warm_engine import WarmEngine
 
 
 @dataclass
@@ -63,6 +63,10 @@ class Report:
     idle, hungry : float or None
         Shares of the time that the engine held no request, and fewer than it could read at once,
         while there was work; see `tasks.feed`.
+    loading : float or None
+        Seconds since its model began to load, while it does.
+    load_seconds : float
+        That its models took to load, since it began.
     """
 
     worker: str
@@ -71,6 +75,8 @@ class Report:
     pages: dict[str, int] = field(default_factory=dict)
     idle: float | None = None
     hungry: float | None = None
+    loading: float | None = None
+    load_seconds: float = 0.0
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -91,43 +97,46 @@ class Worker:
         self.passwords = Passwords(job.settings)
         self.meter = Meter()
         self.stop = threading.Event()
-        self._engine: Engine | None = None
-        self._feed: Feed | None = None
+        self._warm = WarmEngine(job.settings.model)
         self._readings: dict[str, Future[list[Row]]] = {}
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
+
+    def warm_up(self) -> None:
+        """Begin to load the engine, beside all that can be done without it."""
+        self._warm.begin()
 
     def engine(self) -> Engine:
-        """The resident engine, loaded when the first page needs it."""
-        with self._loading:
-            if self._engine is None:
-                self._engine = resident(self.job.settings.model)
-                self._feed = Feed(self._engine)
-            return self._engine
+        """The resident engine, once it is loaded."""
+        return self._warm.begin().result().engine
 
     def submit(self, request: Request) -> Future[Completion]:
-        """Ask the resident engine."""
-        self.engine()
-        assert self._feed is not None
-        return self._feed.submit(request)
+        """Ask the resident engine; the answer waits for it where it is not loaded yet."""
+        return self._warm.submit(request)
 
     @property
-    def loaded_engine(self) -> Engine | None:
-        """The engine, if it is loaded already."""
-        return self._engine
+    def capacity(self) -> int:
+        """Requests that the engine reads at once, or will."""
+        return self._warm.capacity
 
     def report(self) -> Report:
         """What it has done so far."""
-        meter = self.meter
-        pages = {str(status): number for status, number in meter.pages.copy().items()}
-        idle, hungry = self._feed.shares() if self._feed else (None, None)
+        meter, feed = self.meter, self._warm.feed
+        idle, hungry = feed.shares() if feed else (None, None)
         loaded = loads() - self._loads_before
-        return Report(self.name, loaded, meter.documents, pages, idle, hungry)
+        return Report(
+            worker=self.name,
+            loads=loaded,
+            documents=meter.documents,
+            pages={str(status): number for status, number in meter.pages.copy().items()},
+            idle=idle,
+            hungry=hungry,
+            loading=self._warm.loading_seconds,
+            load_seconds=feed.engine.load_seconds if feed and loaded else 0.0,
+        )
 
     def abort(self, key: str) -> None:
         """End the requests of a page that is given up."""
-        if self._engine is not None:
-            self._engine.abort(key)
+        self._warm.abort(key)
 
     def check_stop(self) -> None:
         """Raise `Stopped` once somebody has asked this worker to stop."""

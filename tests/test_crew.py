@@ -213,8 +213,42 @@ def test_a_model_that_cannot_be_loaded_is_the_error_of_the_run(
 ) -> None:
     wrong = settings(tmp_path, work__runner="process", model__options={"nonsense": 1})
     ran = Ran(source, tmp_path / "out", wrong)
-    with pytest.raises(UsageError, match=r"model\.options of echo"):
-        ran.go()
+    ran.go()
+    told = [e for e in ran.errors if not isinstance(e, Stopped)]
+    assert 1 <= len(told) <= 2
+    assert all(isinstance(error, UsageError) for error in told)
+    assert "model.options of echo" in str(told[0])
+    assert table(tmp_path / "out") == []
+
+
+def test_a_place_where_no_worker_lives_to_load_its_engine_is_given_up(
+    source: Path, tmp_path: Path
+) -> None:
+    model = Path(__file__).resolve().parents[1] / "models" / "pagereader-19m"
+    slow_to_load = {"model__framework": "transformers", "model__device": "cpu"}
+    changes = {**slow_to_load, "model__name": "qwen25vl", "model__id": str(model)}
+    ran = Ran(source, tmp_path / "out", settings(tmp_path, work__runner="process", **changes))
+    done, killed = threading.Event(), set[int]()
+
+    def kill_all(crew: Crew) -> None:
+        def killer() -> None:
+            while not done.wait(0.02):
+                for child in _children(crew):
+                    if child.pid not in killed:
+                        killed.add(child.pid)
+                        os.kill(child.pid, signal.SIGKILL)
+
+        threading.Thread(target=killer, daemon=True).start()
+
+    try:
+        ran.go(kill_all)
+    finally:
+        done.set()
+    assert 3 <= len(killed) <= 9
+    assert len(ran.errors) == len(ran.plan.shards)
+    assert {type(error) for error in ran.errors} <= {WorkerLost, Stopped}
+    assert any("killed by SIGKILL" in str(error) for error in ran.errors)
+    assert table(tmp_path / "out") == []
 
 
 # -- GPUs ----------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""The warm engine: loaded in the background while documents are fetched and pages are drawn.
+
+What is asked of it before it is loaded waits for it, in order; so the pages of a first window are
+ready when the model is. A load that fails is the error of all that was asked and will be.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+
+from loaders.engine import Completion, Engine, Request
+from loaders.resident import resident
+from pagemill.errors import EngineError, PagemillError
+from pagemill.settings import Model
+from tasks.feed import Feed
+
+
+class WarmEngine:
+    """This process's resident engine, from the moment that it is wanted. Thread-safe.
+
+    Parameters
+    ----------
+    model : Model
+
+    Attributes
+    ----------
+    capacity : int
+        Requests that it reads at once; before it is loaded, those it is asked to.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._loading: Future[Feed] | None = None
+        self._began = 0.0
+        self._given_up: set[str] = set()
+
+    @property
+    def engine(self) -> Engine | None:
+        """None until it is loaded."""
+        feed = self.feed
+        return feed.engine if feed else None
+
+    @property
+    def feed(self) -> Feed | None:
+        """What is between it and those who ask; None until it is loaded."""
+        loading = self._loading
+        return loading.result() if loading and loading.done() and not loading.exception() else None
+
+    @property
+    def capacity(self) -> int:
+        engine = self.engine
+        return engine.capacity if engine else self._model.batch_size
+
+    @property
+    def loading_seconds(self) -> float | None:
+        """How long it has been loading; None while it is not."""
+        loading = self._loading
+        return time.monotonic() - self._began if loading and not loading.done() else None
+
+    def begin(self) -> Future[Feed]:
+        """Begin to load it, if nobody has; the future raises what `resident` does."""
+        with self._lock:
+            if self._loading is None:
+                self._began, self._loading = time.monotonic(), Future()
+                # A daemon: a run that is stopped does not wait for a model.
+                threading.Thread(target=self._load, name="load", daemon=True).start()
+            return self._loading
+
+    def submit(self, request: Request) -> Future[Completion]:
+        """As `Engine.submit`, at any time."""
+        loading = self.begin()
+        if loading.done():
+            return loading.result().submit(request)
+        answer: Future[Completion] = Future()
+        loading.add_done_callback(lambda _: self._submit_late(loading, request, answer))
+        return answer
+
+    def abort(self, key: str) -> None:
+        """As `Engine.abort`; what still waits for the engine is not submitted."""
+        engine = self.engine
+        if engine is not None:
+            engine.abort(key)
+        else:
+            self._given_up.add(key)
+
+    def _load(self) -> None:
+        assert self._loading is not None
+        try:
+            feed = Feed(resident(self._model))
+        except PagemillError as error:
+            self._loading.set_exception(error)
+        except BaseException as error:  # nobody else would hear of it
+            self._loading.set_exception(EngineError(f"{type(error).__name__}: {error}"))
+        else:
+            self._loading.set_result(feed)
+
+    def _submit_late(
+        self, loading: Future[Feed], request: Request, answer: Future[Completion]
+    ) -> None:
+        try:
+            feed = loading.result()
+            if request.key in self._given_up:
+                answer.set_result(Completion("", 0, 0, "aborted", 0.0))
+                return
+            asked = feed.submit(request)
+        except BaseException as error:
+            answer.set_exception(error)
+        else:
+            asked.add_done_callback(lambda _: _hand_on(asked, answer))
+
+
+def _hand_on(asked: Future[Completion], answer: Future[Completion]) -> None:
+    if (error := asked.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(asked.result())
