@@ -12,6 +12,7 @@ from loaders.checkpoint import declared_quantization, read_config, scheme_name
 from loaders.errors import LoadError, one_line
 from loaders.families import Family
 from loaders.memory import keep_freed_memory
+from loaders.onednn import use_onednn
 from loaders.quantization import anywhere, quantization_settings
 from loaders.support import family_of, refuse_pair
 from loaders.torchvision_repair import repair_torchvision
@@ -49,6 +50,7 @@ def load(config: VLMConfig, family: Family) -> tuple[Any, Any]:
             "name, the network and that the weights are safetensors"
         ) from error
     _refuse_offload(config, model)
+    use_onednn(model)
     return model.eval(), processor
 
 

@@ -157,6 +157,27 @@ def test_a_batch_says_what_its_pages_say_alone(load: Callable[..., VLMLoader], f
 
 
 @family
+def test_a_page_says_what_a_bare_generate_says(
+    load: Callable[..., VLMLoader], tiny: Callable[[str], Path], family: str
+) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    plain = AutoModelForImageTextToText.from_pretrained(tiny(family), dtype=torch.float32).eval()
+    loader = load(family)
+    requests = [
+        Request((picture(number, (120 + 60 * number, 90)),), "Read. page line"[: 5 * number], 24)
+        for number in (1, 2, 3, 5, 7, 8)
+    ]
+    engine: Any = loader.engine
+    for request, answer in zip(requests, read(loader, *requests), strict=True):
+        inputs = engine._inputs([request])
+        ids = plain.generate(**inputs, max_new_tokens=24, do_sample=False)[0]
+        said = ids[inputs["input_ids"].shape[1] :]
+        text = engine._processor.tokenizer.decode(said, skip_special_tokens=True)
+        assert answer.text == text.strip()
+
+
+@family
 def test_a_completion_says_how_sure_the_model_was_where_asked(
     load: Callable[..., VLMLoader], family: str
 ) -> None:
