@@ -12,6 +12,7 @@ import os
 import platform
 import random
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ CORPUS = PROJECT.parent / "shared" / "corpus"
 RESULTS = HERE / "results.jsonl"
 ECHO = str(HERE / "echo.yaml")
 
-_PACKAGES = ("pagemill", "prefect", "torch", "transformers", "pypdfium2", "pyarrow")
+_PACKAGES = ("pagemill", "prefect", "torch", "transformers", "vllm", "pypdfium2", "pyarrow")
 _TEXT = (
     "the water turns a wheel of oak and the wheel turns a stone that grinds the grain to flour "
     "in sacks which carts take down to market when roads are dry before winter comes again"
@@ -136,8 +137,19 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),
+        **_gpu(),
         **versions,
     }
+
+
+def _gpu() -> dict[str, str]:
+    """The first GPU that this process may use, if there is one."""
+    which = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+    ask = ["nvidia-smi", "-i", which, "--query-gpu=name", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=20)
+        return {"gpu": done.stdout.strip()}
+    return {}
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

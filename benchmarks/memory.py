@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.load import ROLES
+
 SECONDS = 0.05
-_ROLES = {"tasks.render_child": "render", "prefect.server": "prefect"}
 
 
 class Watch:
@@ -42,7 +43,7 @@ class Watch:
                 for child in self._root.children(recursive=True):
                     with suppress(psutil.Error):
                         command = " ".join(child.cmdline())
-                        for word, role in _ROLES.items():
+                        for word, role in ROLES.items():
                             if word in command:
                                 self._note(role, child.pid)
 

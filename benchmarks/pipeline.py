@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchmarks.common import (
-    CORPUS,
     ECHO,
-    PROJECT,
     as_options,
     emit,
     machine,
@@ -31,12 +27,13 @@ from benchmarks.common import (
     run_plainly,
 )
 from benchmarks.memory import Watch
+from benchmarks.pages import choose, draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from loaders.engine import Engine
-    from pagemill.settings import Output, Settings
+    from pagemill.settings import Output
 
 PARTS = ("ratio", "overhead", "memory")
 
@@ -153,15 +150,6 @@ def flow_lap(source: Path, folder: Path, config: str) -> Lap:
     return Lap(seconds, balance["cost"]["completion_tokens"], balance["cost"]["engine_idle_share"])
 
 
-def draw(file: Path, settings: Settings) -> list[Image]:
-    """A document's pages as the pipeline would show them to the model; not the blank ones."""
-    from pagemill.document import PageImage
-    from tasks.render import render
-
-    with file.open("rb") as opened, closing(render(opened, settings)) as items:
-        return [i.image for i in items if isinstance(i, PageImage) and not i.blank]
-
-
 def copy_documents(documents: Path | None, to: Path, pages: int) -> None:
     """Copy documents until there are about so many pages."""
     import pypdfium2
@@ -172,19 +160,6 @@ def copy_documents(documents: Path | None, to: Path, pages: int) -> None:
         if count <= pages:
             pages -= count
             shutil.copy(file, to)
-
-
-def choose(documents: Path | None) -> list[Path]:
-    """The PDFs of a folder; without one the digital English ones of the corpus, else samples/."""
-    manifest = CORPUS / "manifest.csv"
-    if documents is None and manifest.exists():
-        with manifest.open(encoding="utf-8", newline="") as file:
-            return [
-                CORPUS / row["path"]
-                for row in csv.DictReader(file)
-                if (row["kind"], row["text_layer"], row["lang"]) == ("doc-pdf", "digital", "en")
-            ]
-    return sorted((documents or PROJECT / "samples").glob("*.pdf"))
 
 
 def _show_ratio(laps: dict[str, list[Lap]], pages: int, documents: int, append: bool) -> None:
@@ -257,7 +232,7 @@ def _lap(source: str, folder: Path, overrides: dict[str, Any], with_prefect: boo
 
     out = tempfile.mkdtemp(prefix="out-", dir=folder)
     began = time.perf_counter()
-    (ingest if with_prefect else run_plainly)(source, out, ECHO, overrides)
+    (ingest if with_prefect else run_plainly)(source, out, ECHO, overrides=overrides)
     return time.perf_counter() - began
 
 

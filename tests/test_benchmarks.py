@@ -1,0 +1,74 @@
+"""The benchmark of GPUs, on the stand-in engine: that it runs and says what it must."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.limits import limits
+from benchmarks.pages import VOCABULARY, write_documents, write_shapes
+
+PROJECT = Path(__file__).resolve().parents[1]
+SAMPLES = PROJECT / "samples"
+
+
+def test_engine_and_visit_give_their_lines() -> None:
+    command = [sys.executable, "benchmarks/gpu.py", "engine", "visit", "--laps", "engine,files"]
+    small = ["--framework", "echo", "--small", "--pages", "4", "--documents", str(SAMPLES)]
+    done = subprocess.run(
+        [*command, *small],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    engine, visit = (line for line in lines if "benchmark" in line)
+    assert engine["pages"] == visit["pages"] == 4
+    assert engine["pipeline_over_engine"] > 0
+    bare, pipeline = engine["laps"]
+    assert (bare["side"], bare["finish"]) == ("engine", {"stop": 4})
+    assert (pipeline["side"], pipeline["balanced"], sum(pipeline["rows"].values())) == (
+        "files",
+        True,
+        4,
+    )
+
+
+def test_no_two_pages_look_the_same(tmp_path: Path) -> None:
+    from benchmarks.pages import draw_all
+    from pagemill.settings import load_settings
+
+    folder = write_documents(tmp_path / "pages", 30, SAMPLES)
+    images = draw_all(folder, load_settings("local", {"render.max_pixels": 401_408}), threads=1)
+    blank = 30 - len(images)
+    assert blank < 10
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_every_id_of_the_7b_shapes_is_a_word(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = write_shapes(tmp_path / "7b")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == VOCABULARY
+    assert tokenizer.decode([VOCABULARY - 1]) == f"<unused{VOCABULARY - 1}>"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["text_config"]["vocab_size"] == VOCABULARY
+    assert tokenizer.token_to_id("<|image_pad|>") == config["image_token_id"]
+
+
+def test_a_page_of_the_7b_model_takes_about_two_operations_a_weight_and_token(
+    tmp_path: Path,
+) -> None:
+    folder = write_shapes(tmp_path / "7b")
+    limit = limits(folder, pixels=1.3e6, prompt_tokens=1000, output_tokens=100, batch=100)
+    language = 2 * 6.53e9 * 1000  # the layers, without embedding and head
+    assert limit.prefill == pytest.approx(language, rel=0.05)
+    assert limit.decode == pytest.approx(2 * 7.07e9 * 100, rel=0.05)
+    assert limit.decode_bytes > 7.07e9 * 2
