@@ -17,7 +17,7 @@ import click
 from benchmarks.common import CORPUS, emit, machine, print_table
 from benchmarks.corpus import TRUE_TEXT, Scorer, read_all
 from benchmarks.gpu_read import read_all as read_files
-from benchmarks.gpu_read import report, rows_of
+from benchmarks.gpu_read import report, rows_of, write
 from loaders.resident import engine_for
 from pagemill.document import PageImage
 from pagemill.settings import Settings, load_settings, parse_overrides
@@ -36,7 +36,7 @@ GROUPS: dict[str, Callable[[Row], bool]] = {
 }
 LATIN, OTHER = ("de", "es", "fr"), ("ja", "ru")
 
-CHART = r"chart|plot|graph\b|histogram|heat ?map|matrix"
+CHART = "chart|plot|graph|histogram|heat ?map|matrix"
 PHOTOGRAPH = "photo"
 KINDS = {
     "jose_00185_fig1.png": f"{CHART}|three-dimensional|drawing|diagram",
@@ -70,7 +70,7 @@ KINDS = {
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As of `run`.")
 @click.option("--tesseract", is_flag=True, help="Let tesseract read the same documents as well.")
 @click.option("--only", default="", metavar="TEXT", help="Files whose name has TEXT in it.")
-@click.option("--out", type=Path, help="A folder for the texts and the scores by document.")
+@click.option("--out", type=Path, help="A folder for pages, texts and scores.")
 @click.option("--append", is_flag=True, help="Add the JSON line to benchmarks/results.jsonl.")
 def main(
     model: str,
@@ -98,7 +98,8 @@ def main(
     print("measured on", machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="pagemill-reading-") as temporary:
         folder = out or Path(temporary)
-        scorer = Scorer(corpus, Path(temporary), folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        scorer = Scorer(corpus, folder, folder)
         result = read(settings, corpus, only, scorer, folder)
         if tesseract:
             scorer.score("tesseract", list(read_all(corpus, 300)))
@@ -121,13 +122,14 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
             files = draw(paths, folder / name, settings)
             began = time.perf_counter()
             said = read_files(engine, files, asked.prompt, asked.max_new_tokens)
+            write(folder / f"{name}.jsonl", said)
             return rows_of(said), report(said, time.perf_counter() - began)
 
         texts, speed = answers("text", pages)
         captions, _ = answers("caption", pictures)
     scorer.score("model", texts)
     wrong = {
-        row["uri"]: row["text"] for row in captions if not re.search(KINDS[row["uri"]], row["text"])
+        row["uri"]: row["text"] for row in captions if not says(row["text"], KINDS[row["uri"]])
     }
     return {
         "model": settings.model.id,
@@ -138,10 +140,15 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
         "pictures": len(captions),
         "kind_right": len(captions) - len(wrong),
         "photographs_called_charts": sum(
-            KINDS[uri] is PHOTOGRAPH and bool(re.search(CHART, said)) for uri, said in wrong.items()
+            KINDS[uri] == PHOTOGRAPH and says(said, CHART) for uri, said in wrong.items()
         ),
         "kind_wrong": wrong,
     }
+
+
+def says(caption: str, kinds: str) -> bool:
+    """Whether a word of the caption begins with one of the kinds; "paragraph" is no graph."""
+    return bool(re.search(rf"\b(?:{kinds})", caption, re.IGNORECASE))
 
 
 def draw(documents: Iterable[Path], folder: Path, settings: Settings) -> list[Path]:
