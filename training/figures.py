@@ -62,24 +62,22 @@ class Pictures:
 
     def photo(self, r: random.Random, width: int, height: int) -> tuple[Array, str]:
         """A crop of a photograph, turned, brightened and coarsened at random."""
-        photos = self.kinds["photo"]
-        if not photos or r.random() < 0.06:
+        if not self.kinds["photo"] or r.random() < 0.08:
             return texture(r, width, height), "A photograph."
-        grey = r.choice(photos)
-        rows, columns = grey.shape
-        share = r.uniform(0.35, 1)
-        ratio = width / height
-        across = min(columns, rows * ratio) * share
-        down = across / ratio
-        x, y = r.uniform(0, columns - across), r.uniform(0, rows - down)
-        crop = grey[
-            int(y) : max(int(y + down), int(y) + 2), int(x) : max(int(x + across), int(x) + 2)
-        ]
-        crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_CUBIC)
-        if r.random() < 0.5:
-            crop = crop[:, ::-1]
-        gain, lift = r.uniform(0.6, 1.25), r.uniform(-45, 45)
-        return np.clip(crop * gain + lift, 0, 255).astype(np.uint8), "A photograph."
+        image = _crop(r, r.choice(self.kinds["photo"]), width, height)
+        if self.kinds["drawing"] and r.random() < 0.06:
+            image = _against(r, image, r.choice(self.kinds["drawing"]))
+        if r.random() < 0.25:  # by night, in fog, a faded print
+            low, high = sorted(r.uniform(0, 230) for _ in range(2))
+            image = image * ((high - low + 20) / 255) + low
+        else:
+            image = image * r.uniform(0.6, 1.25) + r.uniform(-45, 45)
+        if r.random() < 0.12:
+            image = image * _vignette(r, width, height)
+        if r.random() < 0.12:
+            grain = np.random.default_rng(r.getrandbits(32))
+            image = image + grain.normal(0, r.uniform(3, 14), image.shape)
+        return np.clip(image, 0, 255).astype(np.uint8), "A photograph."
 
     def drawing(self, r: random.Random, width: int, height: int) -> tuple[Array, str]:
         """A clip-art drawing on white, sometimes as a silhouette."""
@@ -108,15 +106,68 @@ class Pictures:
         ), self.captions[number]
 
 
+def _crop(r: random.Random, grey: Array, width: int, height: int) -> Array:
+    rows, columns = grey.shape
+    share = r.uniform(0.35, 1)
+    ratio = width / height
+    across = min(columns, rows * ratio) * share
+    down = across / ratio
+    x, y = int(r.uniform(0, columns - across)), int(r.uniform(0, rows - down))
+    crop = grey[y : max(int(y + down), y + 2), x : max(int(x + across), x + 2)]
+    crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_CUBIC)
+    return crop[:, ::-1] if r.random() < 0.5 else crop
+
+
+def _against(r: random.Random, image: Array, shape: Array) -> Array:
+    """Something dark in front: the outline of a drawing as a figure against the light."""
+    factor = min(image.shape[0] / shape.shape[0], image.shape[1] / shape.shape[1])
+    shape = cv2.resize(shape, None, fx=factor * 0.9, fy=factor * 0.9, interpolation=cv2.INTER_AREA)
+    y, x = (r.randint(0, a - b) for a, b in zip(image.shape, shape.shape, strict=True))
+    image = image.copy()
+    region = image[y : y + shape.shape[0], x : x + shape.shape[1]]
+    figure = cv2.GaussianBlur((shape < 235).astype(np.float32), (0, 0), r.uniform(0.5, 1.2))
+    region[:] = region * (1 - figure) + (shape * r.uniform(0, 0.15) + r.uniform(0, 30)) * figure
+    return image
+
+
+def _vignette(r: random.Random, width: int, height: int) -> Array:
+    """Darker to the edges, or black around a circle as through an eyepiece."""
+    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
+    away = np.hypot(x, y * height / width)
+    if r.random() < 0.3:
+        return (away < r.uniform(0.6, 1.0)).astype(np.float32)
+    return np.clip(1 - r.uniform(0.2, 0.7) * away**2, 0, 1).astype(np.float32)
+
+
+def _craters(r: random.Random, image: Array) -> Array:
+    """Heights with round holes in them, lit from one side."""
+    rows, columns = image.shape
+    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    relief = image * r.uniform(4, 14)
+    for _ in range(r.randint(2, 30)):
+        size = min(rows, columns) * r.uniform(0.01, 0.14)
+        away = np.hypot(x - r.uniform(0, columns), y - r.uniform(0, rows)) / size
+        relief += size * 0.4 * (np.exp(-((away - 1) ** 2) * 9) - np.exp(-(away**2) * 2))
+    slope = np.gradient(relief)
+    angle = r.uniform(0, 2 * math.pi)
+    return 0.5 + r.uniform(0.15, 0.45) * (slope[0] * math.sin(angle) + slope[1] * math.cos(angle))
+
+
 def texture(r: random.Random, width: int, height: int) -> Array:
     """Clouds, stars, surfaces: what a photograph of nothing in particular looks like."""
+    if (factor := 360 / max(width, height)) < 1:
+        small = texture(r, max(2, round(width * factor)), max(2, round(height * factor)))
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
     g = np.random.default_rng(r.getrandbits(32))
     image = np.zeros((height, width), np.float32)
     for octave in range(2, r.randint(4, 8)):
         coarse = g.normal(0, 1, (2**octave, 2**octave)).astype(np.float32)
         image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) / 1.7**octave
     image = (image - image.min()) / (np.ptp(image) + 1e-6)
-    if r.random() < 0.4:  # stars
+    kind = r.random()
+    if kind < 0.25:
+        image = _craters(r, image)
+    elif kind < 0.6:  # stars
         image = np.maximum(
             image * 0.2, (g.random((height, width)) > 0.998) * g.random((height, width))
         )

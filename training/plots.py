@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -144,17 +145,27 @@ def histogram(axes: Any, r: random.Random, g: Any) -> str:
 
 
 def heat_map(axes: Any, r: random.Random, g: Any) -> str:
-    n, m = r.randint(3, 10), r.randint(3, 10)
+    """Tiles of colour, mostly with their numbers in them; of many only a few are strong."""
+    n, m = r.randint(3, 12), r.randint(3, 12)
     values = g.normal(0, 1, (n, m))
-    axes.imshow(
-        values, cmap=r.choice(["viridis", "PiYG", "Greens", "coolwarm", "magma"]), aspect="auto"
-    )
-    if r.random() < 0.6:
+    if r.random() < 0.5:
+        values *= g.random((n, m)) < r.uniform(0.2, 0.6)
+    strongest = max(1.0, float(np.abs(values).max())) * r.choice([1, 1, 1.6])
+    colours = r.choice(["viridis", "PiYG", "Greens", "coolwarm", "magma", "RdBu", "bwr", "Greys"])
+    shape = r.choice(["auto", "equal"])
+    axes.imshow(values, cmap=colours, aspect=shape, vmin=-strongest, vmax=strongest)
+    if r.random() < 0.7:
+        form = r.choice([".2f", ".2f", ".1f", ".0f"])
+        size = r.uniform(4, 7)
         for i in range(n):
             for j in range(m):
-                axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=5)
-    axes.set_xticks(range(m), [r.choice(WORDS)[:4] for _ in range(m)], rotation=r.choice([0, 90]))
-    axes.set_yticks(range(n), [r.choice(WORDS)[:5] for _ in range(n)])
+                axes.text(j, i, f"{values[i, j]:{form}}", ha="center", va="center", fontsize=size)
+    if r.random() < 0.4:
+        axes.set_xticks(np.arange(m - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(n - 1) + 0.5, minor=True)
+        axes.grid(True, which="minor", color=r.choice(["k", "w"]), ls=r.choice(["-", "--"]), lw=0.8)
+    axes.set_xticks(range(m), [r.choice(WORDS)[:6] for _ in range(m)], rotation=r.choice([0, 90]))
+    axes.set_yticks(range(n), [r.choice(WORDS)[:6] for _ in range(n)])
     return "a heat map"
 
 
@@ -168,36 +179,95 @@ def _hills(r: random.Random) -> tuple[Any, Any, Any]:
 
 
 def contours(axes: Any, r: random.Random, g: Any) -> str:
-    style = r.choice([axes.contour, axes.contourf])
-    style(
-        *_hills(r), levels=r.randint(6, 14), cmap=r.choice(["viridis", "PiYG", "terrain", "gray"])
-    )
+    levels = r.randint(6, 16)
+    x, y, z = _lobes(r) if r.random() < 0.45 else _hills(r)
+    kind = r.random()
+    if kind < 0.6:
+        colours = r.choice(["viridis", "PiYG", "terrain", "gray", "RdBu", "Blues"])
+        axes.contourf(x, y, z, levels=levels, cmap=colours, alpha=r.choice([1, 1, 0.5]))
+    if kind > 0.4:  # lines in one colour are dashed below zero
+        how = {"colors": "k"} if r.random() < 0.6 else {"cmap": r.choice(["viridis", "coolwarm"])}
+        axes.contour(x, y, z, levels=levels, linewidths=r.uniform(0.6, 1.4), **how)
+    if r.random() < 0.3:
+        axes.grid(True, lw=0.4, ls="--")
     return "a contour plot"
 
 
+def _lobes(r: random.Random) -> tuple[Any, Any, Any]:
+    """Lobes of both signs around one or two centres, as of waves and fields."""
+    x, y = np.meshgrid(np.linspace(-3, 3, 70), np.linspace(-3, 3, 70))
+    z = np.zeros_like(x)
+    for centre in r.choice([(0.0,), (-1.1, 1.1)]):
+        angle = np.arctan2(y - centre, x)
+        away = np.hypot(x, y - centre)
+        z += (
+            np.cos(r.randint(0, 3) * (angle - r.choice([0, np.pi / 2])))
+            * np.exp(-(away**2) / r.uniform(0.4, 2.5))
+            * r.choice([-1, 1])
+        )
+    return x, y, z
+
+
 def surface(axes: Any, r: random.Random, g: Any) -> str:
-    if r.random() < 0.25:  # blocks, as geologists draw them
-        filled = np.ones((6, 6, 5), bool)
-        colours = np.empty((6, 6, 5), object)
-        for layer in range(5):
-            colours[:, :, layer] = f"C{r.randrange(9)}"
-        axes.voxels(filled, facecolors=colours, edgecolor=r.choice([None, "k"]), lw=0.2)
-    else:
-        steps = r.choice([1, 2, 3])
-        x, y, z = _hills(r)
-        if r.random() < 0.8:
-            axes.plot_surface(
-                x,
-                y,
-                z,
-                cmap=r.choice(["viridis", "terrain", "magma"]),
-                rstride=steps,
-                cstride=steps,
+    """Surfaces, layers of rock with a cut, or bodies in space; sometimes with arrows to them."""
+    kind = r.choices([_blocks, _layers, _sheet, _bodies], [2, 2, 5, 2])[0]
+    kind(axes, r)
+    if r.random() < 0.25:
+        for _ in range(r.randint(1, 3)):
+            axes.text2D(
+                r.uniform(0.1, 0.8), r.uniform(0.1, 0.9), r.choice(WORDS), transform=axes.transAxes
             )
-        else:
-            axes.plot_wireframe(x, y, z, rstride=steps, cstride=steps, lw=0.5)
-    axes.view_init(r.uniform(15, 50), r.uniform(0, 360))
+    if r.random() < 0.3:
+        axes.set_axis_off()
+    elif r.random() < 0.4:
+        axes.set_xlabel(r.choice(WORDS))
+        axes.set_ylabel(r.choice(WORDS))
+        axes.set_zlabel(r.choice(WORDS))
+    axes.view_init(r.uniform(10, 60), r.uniform(0, 360))
     return "a three-dimensional plot"
+
+
+def _blocks(axes: Any, r: random.Random) -> None:
+    filled = np.ones((6, 6, 5), bool)
+    filled[: r.randint(0, 3), : r.randint(0, 3), r.randint(0, 4) :] = False
+    colours = np.empty((6, 6, 5), object)
+    for layer in range(5):
+        colours[:, :, layer] = f"C{r.randrange(9)}"
+    axes.voxels(filled, facecolors=colours, edgecolor=r.choice([None, "k"]), lw=0.2)
+
+
+def _layers(axes: Any, r: random.Random) -> None:
+    for layer in range(r.randint(2, 5)):
+        x, y, z = _hills(r)
+        z = np.where(x > r.uniform(-3, 2), z, np.nan) if r.random() < 0.4 else z
+        axes.plot_surface(x, y, z * 0.5 + layer, color=f"C{layer}", rstride=2, cstride=2, lw=0)
+
+
+def _sheet(axes: Any, r: random.Random) -> None:
+    steps = r.choice([1, 2, 3])
+    x, y, z = _hills(r)
+    if r.random() < 0.3:
+        z = np.where(np.hypot(x - r.uniform(-2, 2), y) > r.uniform(0.3, 1.2), z, np.nan)
+    if r.random() < 0.75:
+        colours = r.choice(["viridis", "terrain", "magma", "coolwarm", "gray"])
+        axes.plot_surface(x, y, z, cmap=colours, rstride=steps, cstride=steps)
+    else:
+        axes.plot_wireframe(x, y, z, rstride=steps, cstride=steps, lw=0.5)
+    if r.random() < 0.3:  # what it looks like from above, on the floor
+        axes.contour(x, y, z, zdir="z", offset=-1.5, levels=8, cmap="viridis")
+
+
+def _bodies(axes: Any, r: random.Random) -> None:
+    u, v = np.meshgrid(np.linspace(0, 2 * np.pi, 24), np.linspace(0, np.pi, 16))
+    for _ in range(r.randint(1, 4)):
+        width, height, lift = r.uniform(0.4, 1.2), r.uniform(0.4, 1.4), r.uniform(-2, 2)
+        axes.plot_surface(
+            width * np.cos(u) * np.sin(v) + r.uniform(-0.5, 0.5),
+            width * np.sin(u) * np.sin(v),
+            height * np.cos(v) + lift,
+            color=r.choice(["C0", "C3", "0.6", "0.8"]),
+            alpha=r.choice([1, 0.5]),
+        )
 
 
 def arrows(axes: Any, r: random.Random, g: Any) -> str:
@@ -238,17 +308,33 @@ def world(axes: Any, r: random.Random, g: Any) -> str:
 
 PLOTS: dict[Plot, float] = {
     bars: 3,
-    lines: 4,
-    points: 3,
+    lines: 3.5,
+    points: 2.5,
     pie: 2,
     histogram: 1,
-    heat_map: 2.5,
-    contours: 2,
-    surface: 4,
+    heat_map: 4,
+    contours: 3.5,
+    surface: 6,
     arrows: 1,
     boxes: 1,
     world: 3,
 }
+
+
+# rows, columns, which of their places each plot takes, share
+LAYOUTS: list[tuple[int, int, list[Any], float]] = [
+    (1, 1, [1], 16),
+    (1, 2, [1, 2], 2),
+    (1, 3, [1, 2, 3], 1),
+    (1, 4, [1, 2, 3, 4], 1),
+    (2, 2, [1, 2, 3, 4], 2),
+    (2, 3, [1, 2, 3, 4, 5, 6], 1),
+    (2, 5, [*range(1, 11)], 1.5),
+    (2, 2, [1, 2, (3, 4)], 0.8),
+    (2, 2, [(1, 2), 3, 4], 0.5),
+    (3, 2, [1, 2, (3, 4), 5], 1.2),
+    (3, 2, [1, 2, 3, 4, 5, 6], 0.5),
+]
 
 
 def draw(seed: int, file: Path) -> str:
@@ -260,9 +346,7 @@ def draw(seed: int, file: Path) -> str:
     from PIL import Image
 
     r, g = random.Random(seed), np.random.default_rng(seed)
-    rows, columns = r.choices(
-        [(1, 1), (1, 2), (2, 2), (1, 3), (1, 4), (2, 3), (2, 5)], [16, 2, 2, 1, 1, 1, 1]
-    )[0]
+    rows, columns, places = r.choices(LAYOUTS, [share for *_, share in LAYOUTS])[0][:3]
     size = (
         (columns * r.uniform(2, 3), rows * r.uniform(1.6, 2.4))
         if rows * columns > 1
@@ -272,7 +356,8 @@ def draw(seed: int, file: Path) -> str:
     same = r.choices(list(PLOTS), list(PLOTS.values()))[0]
     captions = []
     plt.rcParams["font.size"] = r.uniform(5.5, 9)
-    for place in range(1, rows * columns + 1):
+    lettered = len(places) > 1 and r.random() < 0.4
+    for number, place in enumerate(places):
         plot = same if r.random() < 0.75 else r.choices(list(PLOTS), list(PLOTS.values()))[0]
         axes = figure.add_subplot(
             rows, columns, place, **({"projection": "3d"} if plot is surface else {})
@@ -281,11 +366,13 @@ def draw(seed: int, file: Path) -> str:
             captions.append(plot(axes, r, g))
         except (ImportError, AttributeError):
             captions.append(contours(axes, r, g))
-        if r.random() < 0.5:
-            axes.set_title(
-                " ".join(r.choices(WORDS, k=r.randint(1, 4))).capitalize(),
-                fontsize=r.uniform(6, 11),
-            )
+        if lettered:
+            title = " ".join(r.choices(WORDS, k=r.randint(3, 10)))
+            title = f"{'ABCDEFGHIJ'[number]}. {title.capitalize()}{r.choice(['?', '.', ''])}"
+            axes.set_title(fill(title, 28), fontsize=r.uniform(5, 7), loc="left", fontweight="bold")
+        elif r.random() < 0.5:
+            title = " ".join(r.choices(WORDS, k=r.randint(1, 4))).capitalize()
+            axes.set_title(title, fontsize=r.uniform(6, 11))
         if r.random() < 0.5 and plot not in (pie, surface, world):
             axes.set_xlabel(r.choice(WORDS))
             axes.set_ylabel(r.choice(WORDS))
@@ -306,7 +393,7 @@ def draw(seed: int, file: Path) -> str:
     return f"{NUMBERS[len(captions)].capitalize()} plots side by side; the first is {captions[0]}."
 
 
-def write_plots(place: Path, count: int = 600, processes: int = 2) -> None:
+def write_plots(place: Path, count: int = 640, processes: int = 2) -> None:
     place.mkdir(parents=True, exist_ok=True)
     files = [place / f"{number:04d}.jpg" for number in range(count)]
     with ProcessPoolExecutor(processes) as pool:

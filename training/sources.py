@@ -14,6 +14,7 @@ import argparse
 import gzip
 import hashlib
 import html
+import io
 import random
 import re
 import shutil
@@ -22,6 +23,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from training.characters import CHARACTERS, drawable, keep
 from training.scripts import write_scripts
@@ -193,7 +195,11 @@ PICTURES = {
     "opencv-doc": "BSD-3-Clause",
     "openclipart-png": "public domain",
     "tuxpaint-stamps-default": "GPL-2+ and public domain",
+    "gcompris-qt-data": "CC-BY-SA-3.0 and others",
+    "openuniverse-common": "GPL-2+",
 }
+PHOTOS_OF_GAMES = "categorization|details|erase|explore_(farm|monu|world)"
+"""Resource files of gcompris that hold photographs."""
 
 ENGLISH_MB, OTHER_MB = 15.0, 2.6
 _TAG, _SPACE = re.compile(r"<[^>]+>"), re.compile(r"\s+")
@@ -458,36 +464,66 @@ def write_pictures(packages: Path, data: Path, side: int = 420) -> None:
 
     from training.plots import write_plots
 
-    for kind, files in _picture_files(packages).items():
+    for kind, pictures in (("photo", _photos(packages)), ("drawing", _drawings(packages))):
         place = data / "pictures" / kind
         place.mkdir(parents=True, exist_ok=True)
-        for number, file in enumerate(files):
+        for number, picture in enumerate(pictures):
             try:
-                image = Image.open(file)
+                image = Image.open(picture)
                 image.load()
                 if image.mode in ("RGBA", "LA", "P"):
                     layer = image.convert("RGBA")
                     image = Image.new("RGB", layer.size, "white")
                     image.paste(layer, mask=layer.getchannel("A"))
                 grey = image.convert("RGB").convert("L", (1 / 3, 1 / 3, 1 / 3, 0))
-                if kind == "photo" and sum(grey.histogram()[241:]) > 0.4 * grey.width * grey.height:
-                    continue  # a screenshot
             except (OSError, ValueError):
+                continue
+            if kind == "photo" and (min(grey.size) < 120 or _is_flat(grey)):
                 continue
             grey.thumbnail((side, side))
             grey.save(place / f"{number:04d}.jpg", quality=72)
     write_plots(data / "pictures" / "plot")
 
 
-def _picture_files(packages: Path) -> dict[str, list[Path]]:
-    walls = [p for name in PICTURES if "open" not in name for p in (packages / name).rglob("*")]
-    photos = [p for p in walls if p.suffix in (".jpg", ".jpeg") and p.stat().st_size > 40_000]
+def _is_flat(grey: Any) -> bool:
+    """Whether a fifth of the picture has one tone: a screenshot or a diagram."""
+    tones = grey.histogram()
+    three = max(sum(tones[tone : tone + 3]) for tone in range(20, 254))
+    return bool(three > 0.2 * grey.width * grey.height)
+
+
+def _photos(packages: Path) -> Iterator[Path | io.BytesIO]:
+    """Wallpapers, each once; examples of computer vision; what games show; moons and planets."""
+    once = {}
+    for name in (name for name in PICTURES if re.search("wallpaper|backgrounds", name)):
+        for file in sorted((packages / name).rglob("*.jp*g")):
+            if file.stat().st_size > 40_000:
+                here = file.parent.name in ("images", "images_dark")
+                once[str(file.parent) if here else file.name] = file
+    yield from once.values()
+    examples = [p for p in (packages / "opencv-doc").rglob("*.jpg") if p.stat().st_size > 15_000]
+    yield from sorted(p for p in examples if "/html/" not in str(p))
+    yield from random.Random(1).sample(sorted(p for p in examples if "/html/" in str(p)), 120)
+    for file in sorted(packages.glob("gcompris-qt-data/**/*.rcc")):
+        if re.match(PHOTOS_OF_GAMES, file.name):
+            yield from _pictures_inside(file.read_bytes())
+    yield from sorted((packages / "openuniverse-common").rglob("*.jpg"))
+
+
+def _pictures_inside(archive: bytes) -> Iterator[io.BytesIO]:
+    """WebP and JPEG pictures that lie uncompressed in an archive."""
+    for found in re.finditer(rb"RIFF(....)WEBPVP8|\xff\xd8\xff[\xe0\xe1\xdb]", archive, re.DOTALL):
+        length = int.from_bytes(found[1] or b"", "little")
+        end = found.start() + 8 + length if length else archive.find(b"\xff\xd9", found.end()) + 2
+        yield io.BytesIO(archive[found.start() : end])
+
+
+def _drawings(packages: Path) -> list[Path]:
     stamps = packages / "tuxpaint-stamps-default"
-    photos += [p for p in (packages / "opencv-doc").rglob("*.jpg") if p.stat().st_size > 15_000]
     cliparts = sorted((packages / "openclipart-png").rglob("*.png"))
-    drawings = random.Random(1).sample(cliparts, min(240, len(cliparts)))
     cartoons = [p for p in stamps.rglob("*.png") if "cartoon" in str(p) or "symbols" in str(p)]
-    return {"photo": sorted(set(photos))[:260], "drawing": drawings + sorted(cartoons)[:60]}
+    drawings = random.Random(1).sample(cliparts, min(240, len(cliparts)))
+    return drawings + sorted(cartoons)[:60]
 
 
 def main() -> None:
