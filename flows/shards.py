@@ -50,7 +50,7 @@ def process_shards(worker: Worker, plan: Plan) -> Work:
     worker.ledger.prepare(worker.job.recipe)
     runner: ThreadPoolTaskRunner[Any]
     with (
-        muster(worker.job, worker) as crew,
+        muster(worker.job, worker, plan.about_pages()) as crew,
         progress.display(plan.todo, crew.totals),
         ThreadPoolTaskRunner(crew.slots + AHEAD) as runner,
     ):

@@ -1,6 +1,6 @@
 """The one engine of this process: loaded once, kept, replaced when another config is asked for.
 
-    engine = resident(settings.model)
+    engine = resident(settings.model, pages=12)
 
 Importing this loads no framework; the first call of `resident` does.
 """
@@ -21,8 +21,14 @@ from pagemill.settings import Model
 
 log = logging.getLogger("pagemill.loaders")
 
+FEW_PAGES = 500
+"""Fewer are read sooner by vLLM without compiling. It compiles and captures graphs for 25 to 60 s
+(H100). A small model then reads perhaps 10 pages a second instead of 6; a large one gains less."""
+RELOAD = 10
+"""Times as many pages are worth loading again, with compiling, what was loaded without."""
+
 _lock = threading.Lock()
-_held: list[tuple[Model, Engine]] = []  # none or one
+_held: list[tuple[Model, Engine]] = []  # none or one; the model as it was loaded
 _loads = 0
 
 
@@ -36,10 +42,17 @@ def is_loading() -> bool:
     return _lock.locked() and not _held
 
 
-def resident(model: Model) -> Engine:
+def resident(model: Model, pages: int | None = None) -> Engine:
     """This process's engine for `model`, loading it if need be; others wait meanwhile.
 
     An engine of another config is closed first: two models seldom fit.
+
+    Parameters
+    ----------
+    model : Model
+    pages : int, optional
+        About how many it will read. Fewer than `FEW_PAGES`: vLLM does not compile, unless
+        ``model.options.enforce_eager`` says so. Many are taken for granted where it is left out.
 
     Raises
     ------
@@ -49,10 +62,36 @@ def resident(model: Model) -> Engine:
         The model cannot be loaded; one line with the cause and the remedy.
     """
     with _lock:
-        if not _held or _held[0][0] != model:
+        if not _held or not _suits(_held[0][0], model, pages):
             _close()
-            _held.append((model, _open(model)))
+            wanted = _for_few(model) if _are_few(pages) else model
+            if wanted != model:
+                log.info("about %d pages: vLLM loads without compiling", pages)
+            _held.append((wanted, _open(wanted)))
         return _held[0][1]
+
+
+def _are_few(pages: int | None, limit: int = FEW_PAGES) -> bool:
+    return pages is not None and pages < limit
+
+
+def _for_few(model: Model) -> Model:
+    """The model as it is loaded for a few pages; its own options win."""
+    if model.framework != "vllm":
+        return model
+    return model.model_copy(update={"options": {"enforce_eager": True, **model.options}})
+
+
+def _suits(held: Model, model: Model, pages: int | None) -> bool:
+    """Whether what is resident is kept for this."""
+    if held == model:
+        return True
+    if held != _for_few(model):
+        return False
+    if _are_few(pages, RELOAD * FEW_PAGES):
+        return True
+    log.info("it was loaded for a few pages, without compiling: it is loaded again for many")
+    return False
 
 
 def release() -> None:

@@ -41,8 +41,8 @@ _GONE = (EOFError, OSError)
 _claiming = threading.Lock()
 
 
-def child_makers(job: Job) -> list[Callable[[], Child]]:
-    """A function for each worker that this host has room for, which starts it.
+def child_makers(job: Job) -> list[Callable[[int | None], Child]]:
+    """A function for each worker that this host has room for; it starts it, for so many pages.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def child_makers(job: Job) -> list[Callable[[], Child]]:
     """
     work = job.settings.work
     if not needs_gpu(job.settings.model):
-        return [partial(Child, job, f"child-{n}") for n in range(1, (work.workers or 1) + 1)]
+        return [partial(Child, job, f"child-{n}", None) for n in range(1, (work.workers or 1) + 1)]
     gpus = visible_gpus()
     room = len(gpus) // work.gpus_per_worker
     if not room or room < (work.workers or 1):
@@ -136,7 +136,7 @@ class Child:
         The process died before it could take work.
     """
 
-    def __init__(self, job: Job, name: str, gpus: list[str] | None = None) -> None:
+    def __init__(self, job: Job, name: str, gpus: list[str] | None, pages: int | None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="pagemill-child-")
         address = {"address": f"{self._folder.name}/socket", "authkey": secrets.token_hex(32)}
         if gpus is None:
@@ -149,7 +149,7 @@ class Child:
         try:
             self._worker = self._connect(address, job)
             with self._lifeline():
-                self._worker.warm_up()
+                self._worker.warm_up(pages)
         except BaseException:
             self.close()
             raise
@@ -241,8 +241,8 @@ class _Served:
 
     worker: Worker
 
-    def warm_up(self) -> None:
-        self.worker.warm_up()
+    def warm_up(self, pages: int | None) -> None:
+        self.worker.warm_up(pages)
         self.worker.ledger.refresh()
 
     def load(self) -> None:
@@ -261,8 +261,8 @@ class _Served:
 class _Remote(BaseProxy):
     """`_Served`, as the parent holds it. Each thread that calls has a connection of its own."""
 
-    def warm_up(self) -> None:
-        self._callmethod("warm_up")
+    def warm_up(self, pages: int | None) -> None:
+        self._callmethod("warm_up", (pages,))
 
     def load(self) -> None:
         self._callmethod("load")

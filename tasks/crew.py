@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from loaders.families import takes_time_to_load
@@ -61,15 +62,19 @@ class Hand(Protocol):
         ...
 
 
+MakeHand = Callable[[int | None], Hand]
+"""Starts a worker that will read about so many pages."""
+
+
 class LocalHand:
     """The worker in this process. Its engine stays resident when the run is over."""
 
     loaded = True  # it does not die before the run does
 
-    def __init__(self, job: Job, worker: Worker | None = None) -> None:
-        self.worker = worker or Worker(job)
-        if takes_time_to_load(job.settings.model):
-            self.worker.warm_up()
+    def __init__(self, worker: Worker, pages: int | None) -> None:
+        self.worker = worker
+        if takes_time_to_load(worker.job.settings.model):
+            self.worker.warm_up(pages)
 
     def process(self, shard: Shard) -> Receipt:
         return process_shard(self.worker, shard)
@@ -265,7 +270,7 @@ def unfinished(shard: Shard, ledger: Ledger) -> Shard:
 
 
 @contextlib.contextmanager
-def muster(job: Job, worker: Worker) -> Iterator[Crew]:
+def muster(job: Job, worker: Worker, pages: int | None = None) -> Iterator[Crew]:
     """The crew that `work.runner` asks for. Its engines load while it takes work already.
 
     Parameters
@@ -273,6 +278,8 @@ def muster(job: Job, worker: Worker) -> Iterator[Crew]:
     job : Job
     worker : Worker
         This process's own, which ``thread`` works with.
+    pages : int, optional
+        About how many the run will read; a few are not worth compiling for.
 
     Raises
     ------
@@ -280,7 +287,9 @@ def muster(job: Job, worker: Worker) -> Iterator[Crew]:
         No worker could be started; where some could, the run goes on with these.
     """
     with contextlib.ExitStack() as stack:
-        posts = [_Post(make) for make in _makers(job, worker, stack)]
+        makers = _makers(job, worker, stack)
+        share = None if pages is None else -(-pages // len(makers))
+        posts = [_Post(partial(make, share)) for make in makers]
         errors = _fill(posts)
         posts = [post for post in posts if post.hand is not None]
         if not posts:
@@ -294,7 +303,7 @@ def muster(job: Job, worker: Worker) -> Iterator[Crew]:
             crew.close()
 
 
-def _makers(job: Job, worker: Worker, stack: contextlib.ExitStack) -> Sequence[Callable[[], Hand]]:
+def _makers(job: Job, worker: Worker, stack: contextlib.ExitStack) -> Sequence[MakeHand]:
     if job.settings.work.runner == "process":
         from tasks.children import child_makers
 
@@ -303,7 +312,7 @@ def _makers(job: Job, worker: Worker, stack: contextlib.ExitStack) -> Sequence[C
         from tasks.ray_actors import actor_makers
 
         return stack.enter_context(actor_makers(job))
-    return [lambda: LocalHand(job, worker)]
+    return [partial(LocalHand, worker)]
 
 
 def _fill(posts: list[_Post]) -> list[Exception]:

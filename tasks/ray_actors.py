@@ -29,8 +29,10 @@ PLACE_SECONDS = 120
 
 
 @contextlib.contextmanager
-def actor_makers(job: Job) -> Iterator[Sequence[Callable[[], Actor]]]:
-    """A function for each worker, which starts it; the connection is closed at the end.
+def actor_makers(job: Job) -> Iterator[Sequence[Callable[[int | None], Actor]]]:
+    """A function for each worker, which starts it for so many pages.
+
+    The connection is closed at the end.
 
     Raises
     ------
@@ -104,7 +106,7 @@ def _room(ray: Any, gpus: int) -> int:
 class Actor:
     """A worker on the cluster; see `tasks.crew.Hand`."""
 
-    def __init__(self, ray: Any, job: Job, name: str, gpus: int) -> None:
+    def __init__(self, ray: Any, job: Job, name: str, gpus: int, pages: int | None) -> None:
         self._ray, self.name = ray, name
         # To load, to be asked and to be stopped meanwhile.
         threads = job.settings.work.shards_in_flight + 3
@@ -117,7 +119,7 @@ class Actor:
         self._actor = ray.remote(_Served).options(**options).remote(job, name)
         try:
             self.name = self._call("settle", timeout=PLACE_SECONDS)
-            self._call("warm_up")
+            self._call("warm_up", pages)
         except ray.exceptions.GetTimeoutError:
             self.close()
             raise WorkerLost(
@@ -170,8 +172,8 @@ class _Served:
     def settle(self) -> str:
         return self._worker.name
 
-    def warm_up(self) -> None:
-        self._worker.warm_up()
+    def warm_up(self, pages: int | None) -> None:
+        self._worker.warm_up(pages)
         self._worker.ledger.refresh()
 
     def load(self) -> None:

@@ -28,7 +28,11 @@ class WarmEngine:
     ----------
     capacity : int
         Requests that it reads at once; before it is loaded, those it is asked to.
+    pages : int or None
+        About how many it will read, as far as is known when it is loaded.
     """
+
+    pages: int | None = None
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -89,7 +93,7 @@ class WarmEngine:
     def _load(self) -> None:
         assert self._loading is not None
         try:
-            feed = Feed(resident(self._model))
+            feed = Feed(resident(self._model, self.pages))
         except PagemillError as error:
             self._loading.set_exception(error)
         except BaseException as error:  # nobody else would hear of it

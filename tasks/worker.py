@@ -101,8 +101,9 @@ class Worker:
         self._readings: dict[str, Future[list[Row]]] = {}
         self._lock = threading.Lock()
 
-    def warm_up(self) -> None:
-        """Begin to load the engine, beside all that can be done without it."""
+    def warm_up(self, pages: int | None) -> None:
+        """Begin to load the engine for about so many pages, beside what can be done without it."""
+        self._warm.pages = pages
         self._warm.begin()
 
     def engine(self) -> Engine:

@@ -199,7 +199,7 @@ def test_stop_ends_the_shards_of_all_workers(source: Path, tmp_path: Path) -> No
 
 def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> None:
     job = open_job(str(source), str(tmp_path / "out"), settings(tmp_path))
-    child = Child(job, "child-1")
+    child = Child(job, "child-1", None, None)
     assert child._process.stdin
     child._process.stdin.close()  # as the kernel does when the parent is killed
     assert child._process.wait(timeout=60) == 0
@@ -273,13 +273,13 @@ def test_a_gpu_is_claimed_by_one_child_and_free_again_when_it_is_killed(
 ) -> None:
     assert visible_gpus() == ["0", "1"]
     job = open_job(str(source), str(tmp_path / "out"), settings(tmp_path))
-    first, second = (Child(job, "gpu", ["0", "1"]) for _ in range(2))
+    first, second = (Child(job, "gpu", ["0", "1"], None) for _ in range(2))
     seen = [_environment(child)["CUDA_VISIBLE_DEVICES"] for child in (first, second)]
     assert seen == ["0", "1"]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert (first.name, second.name) == ("gpu-0", "gpu-1")
     with pytest.raises(EngineError, match="other runs of pagemill hold the GPUs"):
-        Child(job, "gpu", ["0", "1"])
+        Child(job, "gpu", ["0", "1"], None)
     os.kill(second.pid, signal.SIGKILL)
     second.close()
     with claim(["0", "1"], 1) as (names, _):

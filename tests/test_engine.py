@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -319,3 +320,54 @@ def test_engine_for_names_what_is_wrong() -> None:
         engine_for(Model(name="gpt", id="x"))
     with pytest.raises(EngineError, match="no such folder"):
         engine_for(Model(name="auto", id="/gone", framework="vllm"))
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """Options of the models that are loaded; stand-ins take the place of vLLM's engines."""
+    options: list[dict[str, Any]] = []
+
+    def stand_in(model: Model) -> Any:
+        options.append(model.options)
+        return EchoEngine()
+
+    monkeypatch.setattr(residency, "quantization_name", lambda _: "none")
+    monkeypatch.setattr(residency, "engine_for", stand_in)
+    release()
+    yield options
+    release()
+
+
+def test_for_a_few_pages_vllm_does_not_compile(
+    loaded: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model(name="auto", id="x", framework="vllm", options={"max_model_len": 8192})
+    with caplog.at_level(logging.INFO, "pagemill.loaders"):
+        quick = resident(model, pages=10)
+        assert loaded == [{"max_model_len": 8192, "enforce_eager": True}]
+        assert "about 10 pages: vLLM loads without compiling" in caplog.messages
+        assert resident(model, pages=499) is quick
+        assert resident(model, pages=4999) is quick  # loading again would take longer
+        compiled = resident(model, pages=5000)
+        assert "it was loaded for a few pages" in caplog.text
+    assert loaded[1:] == [{"max_model_len": 8192}]
+    assert compiled is not quick
+    assert resident(model, pages=10) is compiled
+    assert resident(model) is compiled
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_what_the_options_say_of_compiling_stands(
+    loaded: list[dict[str, Any]], eager: bool
+) -> None:
+    model = Model(name="auto", id="x", framework="vllm", options={"enforce_eager": eager})
+    for pages in (1, 10**6, None):
+        resident(model, pages)
+    assert loaded == [{"enforce_eager": eager}]
+
+
+def test_other_frameworks_load_the_same_for_any_number(loaded: list[dict[str, Any]]) -> None:
+    model = Model(name="auto", id="x", framework="transformers")
+    for pages in (1, 10**6, None):
+        resident(model, pages)
+    assert loaded == [{}]

@@ -352,3 +352,23 @@ def test_the_life_of_documents_on_s3(tmp_path: Path, asked: list[str], s3: Any) 
     assert third.documents["outside"] == {"nothing to redo": 2}
     assert (third.documents["retry"], len(asked)) == (1, (6 + 4 + 2) * 2)
     assert third.balanced
+
+
+def test_pages_are_guessed_before_anything_is_opened(
+    tmp_path: Path, source: Path, out: Path
+) -> None:
+    settings = echo_settings(tmp_path)
+    make_image(source / "photo.PNG")
+    (source / "photo.PNG").write_bytes((source / "photo.PNG").read_bytes() + b"\0" * 400_000)
+    with (source / "5.pdf").open("ab") as file:
+        file.write(b"\n" * 1_000_000)
+    _, plan = look(source, out, settings)
+    assert plan.about_pages() == 5 + 1 + 20  # small PDFs, a picture, a PDF of a megabyte
+    _, plan = look(source, out, echo_settings(tmp_path, select__pages="1-3"))
+    assert plan.about_pages() == 5 + 1 + 3
+    run(source, out, settings)
+    _, plan = look(source, out, settings)
+    assert plan.about_pages() == 0
+    again = {"new": False, "redo": {"status": ["ok"]}}
+    _, plan = look(source, out, echo_settings(tmp_path, select=again))
+    assert plan.about_pages() == len(table(out)) == 22  # known by now

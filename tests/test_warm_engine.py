@@ -178,7 +178,7 @@ def test_loading_begins_with_the_work_where_it_takes_time(
     changed = echo_settings(tmp_path, model__framework=framework, model__id=MODEL["id"])
     worker, _ = look(source, tmp_path / "out", changed)
     assert not door.wanted.is_set()  # a plan loads nothing
-    LocalHand(worker.job, worker)
+    LocalHand(worker, None)
     assert (worker.report().loading is not None) is begins
     assert not begins or door.wanted.wait(SECONDS)
 
