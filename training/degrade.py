@@ -53,8 +53,8 @@ def finish(
     if r.random() < 0.1 + 0.6 * wear:
         cover, tint, xs, ys = _turn(r, cover, tint, xs, ys, wear)
     cover = _soften(r, cover, wear)
-    if wear > 0.3 and r.random() < 0.5:
-        cover = _worn_ink(r, cover)
+    if wear > 0.3 and r.random() < 0.6:
+        cover = r.choice([_worn_ink, _ribbon])(r, cover)
     image = _on_paper(r, cover, tint, page, wear)
     if wear > 0.3:
         image = _aged(r, image, cover, wear)
@@ -64,6 +64,8 @@ def finish(
         image = np.clip(image + field * np.float32(strength), 0, 255).astype(np.uint8)
     if r.random() < 0.02 + 0.22 * (wear > 0.3):
         image = _bilevel(r, image)
+    elif wear > 0.3 and r.random() < 0.15 and image.size > 400_000:
+        image, xs, ys = _on_a_table(r, image, xs, ys)
     if r.random() < 0.15 + 0.4 * wear:
         quality = r.randint(35, 92)
         image = cv2.imdecode(
@@ -118,15 +120,25 @@ def _soften(r: random.Random, cover: Array, wear: float) -> Array:
 def _worn_ink(r: random.Random, cover: Array) -> Array:
     """Ink that is thin in patches, broken by the paper's grain, or filled in."""
     patches = noise(r, r.choice([1, 2, 3, 4]), *cover.shape) * np.float32(
-        r.uniform(0.002, 0.009)
-    ) + r.uniform(0.75, 1.05)
+        r.uniform(0.002, 0.006)
+    ) + r.uniform(0.8, 1.05)
     return np.clip(cover * patches, 0, 255).astype(np.uint8)
+
+
+def _ribbon(r: random.Random, cover: Array) -> Array:
+    """Ink through a ribbon or carbon paper: strokes swell, fray and fill, and fade in places."""
+    soft = cv2.GaussianBlur(cover, (0, 0), r.uniform(0.5, 1.0)).astype(np.float32)
+    soft *= 1 + noise(r, r.choice([0, 1, 2]), *cover.shape) * np.float32(r.uniform(0.002, 0.008))
+    if r.random() < 0.4:
+        soft *= 1 + noise(r, 3, *cover.shape) * np.float32(r.uniform(0.001, 0.004))
+    return np.clip((soft - r.uniform(0, 20)) * r.uniform(1.3, 2.4), 0, 255).astype(np.uint8)
 
 
 def _on_paper(r: random.Random, cover: Array, tint: Array | None, page: Page, wear: float) -> Array:
     """Ink on paper: two tones, tints and pictures; sometimes light on dark."""
     paper = 255 if r.random() < 0.75 - 0.65 * wear else r.randint(255 - int(40 + 60 * wear), 255)
     ink = r.choice([0, 0, 0, r.randint(0, 90)]) if wear < 0.3 else r.randint(0, 110)
+    ink = min(ink, max(0, paper - 80))  # what cannot be seen teaches to guess
     if wear < 0.3 and r.random() < 0.03:
         paper, ink = r.randint(0, 60), r.randint(190, 255)
     image = np.full(cover.shape, paper, np.float32)
@@ -178,6 +190,21 @@ def _aged(r: random.Random, image: Array, cover: Array, wear: float) -> Array:
         if r.random() < chance:
             mark(r, light)
     return np.clip(light, 0, 255).astype(np.uint8)
+
+
+def _on_a_table(r: random.Random, image: Array, xs: Array, ys: Array) -> tuple[Array, Array, Array]:
+    """The sheet photographed on a lighter or darker ground, with the shadow of its edge."""
+    rows, columns = image.shape
+    factor = r.uniform(0.86, 0.98)
+    wide, high = int(columns * factor), int(rows * factor)
+    x, y = r.randint(0, columns - wide), r.randint(0, rows - high)
+    ground = np.full(image.shape, r.choice([5, 60, 150, 200, 235, 250]), np.uint8)
+    shadow = r.randint(1, 4)
+    cv2.rectangle(ground, (x, y), (x + wide + shadow, y + high + shadow), r.randint(60, 200), -1)
+    ground[y : y + high, x : x + wide] = cv2.resize(
+        image, (wide, high), interpolation=cv2.INTER_AREA
+    )
+    return ground, xs * factor + x, ys * factor + y
 
 
 def _edges(r: random.Random, light: Array) -> None:
@@ -270,9 +297,13 @@ def _bilevel(r: random.Random, image: Array) -> Array:
         if factor > 1
         else image
     )
-    sample = big[::7, ::7]
-    paper, ink = float(np.median(sample)), float(np.percentile(sample, 0.5))
-    level = paper - (paper - ink) * r.uniform(0.3, 0.6)
+    around = cv2.blur(big, (2 * int(30 * factor) + 1,) * 2).astype(np.float32)
+    y, x = big.shape[0] // 10, big.shape[1] // 10
+    inside = np.s_[y : 9 * y : 5, x : 9 * x : 5]  # black edges are no ink
+    depth = max(25.0, float(np.percentile(around[inside] - big[inside], 99.7)))
+    if r.random() < 0.4:  # not all scanners follow the light
+        around[:] = np.percentile(around[inside], 10)
+    level = around - depth * r.uniform(0.25, 0.6)
     black = np.where(big > level, 255, 0).astype(np.uint8)
     return (
         cv2.resize(black, image.shape[::-1], interpolation=cv2.INTER_AREA) if factor > 1 else black

@@ -234,7 +234,7 @@ def make(
     damage = (
         0.0
         if r.random() > wear
-        else (r.uniform(0.35, 1.0) if worn else r.choice([0, 0, r.uniform(0, 0.3)]))
+        else (0.32 + 0.68 * r.random() ** 1.6 if worn else r.choice([0, 0, r.uniform(0, 0.3)]))
     )
     image, xs, ys = finish(r, page, xs, ys, damage)
     said = ""

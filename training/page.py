@@ -71,6 +71,7 @@ class Style:
         )
         self.ligatures = r.random() < 0.3
         self.jitter = r.choice([0, 0.3, 0.6, 1.0, 1.4]) if kind == "typewriter" else 0.0
+        self.mistyped = r.choice([0, 0, 0.002, 0.008]) if self.jitter else 0.0
         self.emphasis = r.choice([0, 0, 0.02, 0.05])
         self.numbered = r.random() < 0.3
         self.section = 0
@@ -243,6 +244,13 @@ class Page:
             inks = (inks * np.clip(g.normal(0.92, 0.12 * style.jitter, count), 0.35, 1)).astype(
                 np.int32
             )
+            wrong = np.flatnonzero(g.random(count) < style.mistyped)
+            if len(wrong):  # a letter that was struck first, and is still to be seen
+                other = g.choice(codes, len(wrong))
+                faint = inks[wrong] * 2 // 3
+                blit(
+                    self.cover, *face.arrays, other, xs[wrong].astype(np.float32), ys[wrong], faint
+                )
         blit(self.cover, *face.arrays, codes, xs.astype(np.float32), ys, inks)
 
     # -- shapes ---------------------------------------------------------------------------
