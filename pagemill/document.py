@@ -65,6 +65,25 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class PageFacts:
+    """What is kept of a page when its picture is let go; see `PageImage`.
+
+    Attributes
+    ----------
+    number, width, height : int
+    seconds : float
+    layer, damage : str or None
+    """
+
+    number: int
+    width: int
+    height: int
+    seconds: float
+    layer: str | None
+    damage: str | None
+
+
+@dataclass(frozen=True)
 class PageImage:
     """A page as the model will see it.
 
@@ -93,6 +112,12 @@ class PageImage:
     layer: str | None = None
     layer_fit: tuple[float, float] | None = None
     damage: str | None = None
+
+    @property
+    def facts(self) -> PageFacts:
+        """All but the picture."""
+        size = self.image.size
+        return PageFacts(self.number, *size, self.seconds, self.layer, self.damage)
 
 
 @dataclass(frozen=True)

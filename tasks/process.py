@@ -1,8 +1,8 @@
 """Process a shard: fetch → render → read → rows → one conditional commit.
 
 The stages overlap: the next documents are fetched and pages are drawn in other processes while
-the engine reads. What is between them is bounded by the engine's capacity, so memory does not
-grow with the document, the shard or the job.
+the engine reads. What is between them is bounded by the engine's capacity (`tasks.window`), so
+memory does not grow with the document, the shard or the job.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from pagemill.printable import printable
 from pagemill.schema import Status
 from tasks.fetch import Fetched, fetch
 from tasks.plan import Item, Reason, Shard
-from tasks.read import read_page
+from tasks.read import Answer, read_page
 from tasks.render import Opened, render
 from tasks.rows import RowMaker, beyond_limit, out_of_range
 from tasks.trust import Trust
+from tasks.window import Answers, Window
 from tasks.worker import Worker
 
 FETCH_AHEAD = 4
@@ -100,6 +101,8 @@ class _Document:
     rows: dict[int, Row] = field(default_factory=dict)
     staged: set[int] = field(default_factory=set)
     trust: Trust | None = None
+    reading: int = 0
+    drawn: bool = False
 
     def result(self) -> DocumentRows:
         rows = [self.rows[number] for number in sorted(self.rows)]
@@ -111,8 +114,7 @@ class _ShardRun:
         self.worker = worker
         self.shard = shard
         self.settings = worker.job.settings
-        self.asked: set[str] = set()
-        self.pending: deque[Callable[[], None]] = deque()
+        self.window = Window(worker.room, worker.check_stop)
         self.complete: list[DocumentRows] = []
         self.claims: dict[str, str] = {}
         self.waiting: list[tuple[Item, RowMaker, Future[list[Row]]]] = []
@@ -124,7 +126,7 @@ class _ShardRun:
             with contextlib.closing(_ahead(self._fetch, self.shard.items)) as documents:
                 for item, fetched in documents:
                     self._start(item, fetched)
-            self._finish_pending(0)
+            self.window.wait_until(self.window.is_empty)
             self._take_copies()
         except BaseException as error:
             self._give_up(error)
@@ -199,10 +201,12 @@ class _ShardRun:
             for page in pages:
                 assert isinstance(page, PageImage | PageFailure)
                 self.worker.check_stop()
-                self.pending.append(self._read_page(document, page))
-                sampled = document.trust and document.trust.is_waiting
-                self._finish_pending(0 if sampled else self._window())
-        self.pending.append(lambda: self._complete_document(document))
+                self._read_page(document, page)
+                self.window.settle()
+                if trust and trust.is_waiting:
+                    self.window.wait_until(lambda: not trust.is_waiting)
+        document.drawn = True
+        self._complete_if_whole(document)
 
     def _pages(self, item: Item) -> Collection[int] | None:
         """The pages to draw, where that is not all of them."""
@@ -250,34 +254,35 @@ class _ShardRun:
 
     # -- one page --------------------------------------------------------------------------
 
-    def _read_page(self, document: _Document, page: PageImage | PageFailure) -> Callable[[], None]:
-        """Ask the engine for a page; what is returned waits for its answers and keeps the row."""
+    def _read_page(self, document: _Document, page: PageImage | PageFailure) -> None:
+        """Ask the engine for a page, or make its row where nothing is to be asked."""
         maker, count = document.maker, document.page_count
         if isinstance(page, PageFailure):
-            return lambda: self._add_row(document, maker.failed_page(page, count))
+            return self._add_row(document, maker.failed_page(page, count))
+        facts, trust = page.facts, document.trust
         if page.blank:
-            return lambda: self._add_row(document, maker.read(page, {}, count, None))
-        trust, outputs = document.trust, self.settings.outputs
+            return self._add_row(document, maker.read(facts, {}, count, None))
         layer = trust.layer(page) if trust else None
+        outputs = self.settings.outputs
         if layer is not None:
             outputs = {name: output for name, output in outputs.items() if name != "text"}
             if not outputs:
-                row = maker.read(page, {}, count, None, layer)
-                return lambda: self._add_row(document, row)
+                return self._add_row(document, maker.read(facts, {}, count, None, layer))
         key = f"{self.shard.number} {document.item.source.uri} {page.number}"
-        self.asked.add(key)
-        submit, confidence = self.worker.submit, self.settings.model.confidence
-        turned = self.settings.render.turned
-        asked = read_page(submit, page, outputs, key, confidence, turned)
 
-        def finish() -> None:
-            answers = {name: self._wait(answer) for name, answer in asked.items()}
-            self.asked.remove(key)
+        def ask() -> dict[str, Future[Answer]]:
+            confidence, turned = self.settings.model.confidence, self.settings.render.turned
+            return read_page(self.worker.submit, page, outputs, key, confidence, turned)
+
+        def finish(answers: Answers) -> None:  # holds the facts, not the picture
             if trust and "text" in answers:
-                trust.compare(page, answers["text"])
-            self._add_row(document, maker.read(page, answers, count, self.worker.engine(), layer))
+                trust.compare(facts, answers["text"])
+            self._add_row(document, maker.read(facts, answers, count, self.worker.engine(), layer))
+            document.reading -= 1
+            self._complete_if_whole(document)
 
-        return finish
+        document.reading += 1
+        self.window.read(key, ask, finish)
 
     def _wait(self, future: Future[T]) -> T:
         while True:
@@ -287,14 +292,6 @@ class _ShardRun:
             except FutureTimeout:
                 if future.done():  # the error is the future's own, not ours for waiting
                     raise
-
-    def _window(self) -> int:
-        """Pages in flight: enough that the engine has its next batch before it asks for it."""
-        return max(2, self.worker.capacity)
-
-    def _finish_pending(self, keep: int) -> None:
-        while len(self.pending) > keep:
-            self.pending.popleft()()
 
     def _add_row(self, document: _Document, row: Row) -> None:
         document.rows[row["page_number"]] = row
@@ -323,8 +320,9 @@ class _ShardRun:
 
     # -- whole documents -------------------------------------------------------------------
 
-    def _complete_document(self, document: _Document) -> None:
-        self._complete(document.result())
+    def _complete_if_whole(self, document: _Document) -> None:
+        if document.drawn and not document.reading:
+            self._complete(document.result())
 
     def _complete_copy(self, item: Item, maker: RowMaker, rows: list[Row]) -> None:
         copies = maker.copies(rows)
@@ -368,7 +366,7 @@ class _ShardRun:
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what is complete, let go of the rest."""
-        for key in self.asked:
+        for key in self.window.unfinished():
             self.worker.abort(key)
         if isinstance(error, EngineError):
             # What failed just before the engine was found broken was not the pages' fault.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pagemill
 from loaders.engine import Engine
-from pagemill.document import Failure, PageFailure, PageImage, SourceObject
+from pagemill.document import Failure, PageFacts, PageFailure, SourceObject
 from pagemill.errors import ErrorKind
 from pagemill.parts import Row
 from pagemill.recipe import Recipe
@@ -42,7 +42,7 @@ class RowMaker:
 
     def read(
         self,
-        page: PageImage,
+        page: PageFacts,
         answers: dict[str, Answer],
         page_count: int,
         engine: Engine | None,
@@ -55,8 +55,8 @@ class RowMaker:
         row = self._row(page.number, page_count)
         row.update(
             {name: answer.text for name, answer in answers.items()},
-            width=page.image.width,
-            height=page.image.height,
+            width=page.width,
+            height=page.height,
             rotation=next((a.rotation for a in answers.values() if a.rotation), 0),
             render_seconds=page.seconds,
             prompt_tokens=sum(a.prompt_tokens for a in answers.values()),

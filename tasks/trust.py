@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pagemill.document import PageImage
+from pagemill.document import PageFacts, PageImage
 from pagemill.settings import Settings
 from tasks.layer import agree, why_unsound
 from tasks.read import Answer
@@ -39,7 +39,7 @@ class Trust:
             return None
         return page.layer
 
-    def compare(self, page: PageImage, answer: Answer) -> None:
+    def compare(self, page: PageFacts, answer: Answer) -> None:
         """Learn from a sampled page."""
         if page.number not in self._asked:
             return

@@ -26,8 +26,6 @@ class WarmEngine:
 
     Attributes
     ----------
-    capacity : int
-        Requests that it reads at once; before it is loaded, those it is asked to.
     pages : int or None
         About how many it will read, as far as is known when it is loaded.
     """
@@ -52,11 +50,6 @@ class WarmEngine:
         """What is between it and those who ask; None until it is loaded."""
         loading = self._loading
         return loading.result() if loading and loading.done() and not loading.exception() else None
-
-    @property
-    def capacity(self) -> int:
-        engine = self.engine
-        return engine.capacity if engine else self._model.batch_size
 
     @property
     def loading_seconds(self) -> float | None:

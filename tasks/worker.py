@@ -22,6 +22,11 @@ from tasks.job import Job
 from tasks.passwords import Passwords
 from tasks.plan import deciders
 from tasks.warm_engine import WarmEngine
+from tasks.window import Room
+
+AHEAD = 2
+"""Pages asked of the engine, as a multiple of what it reads at once: so its next ones are there,
+prepared, before it wants them."""
 
 
 @dataclass
@@ -96,6 +101,7 @@ class Worker:
         self.deciders = deciders(job.settings)
         self.passwords = Passwords(job.settings)
         self.meter = Meter()
+        self.room = Room(AHEAD * job.settings.model.batch_size)
         self.stop = threading.Event()
         self._warm = WarmEngine(job.settings.model)
         self._readings: dict[str, Future[list[Row]]] = {}
@@ -113,11 +119,6 @@ class Worker:
     def submit(self, request: Request) -> Future[Completion]:
         """Ask the resident engine; the answer waits for it where it is not loaded yet."""
         return self._warm.submit(request)
-
-    @property
-    def capacity(self) -> int:
-        """Requests that the engine reads at once, or will."""
-        return self._warm.capacity
 
     def report(self) -> Report:
         """What it has done so far."""

@@ -24,7 +24,7 @@ from pagemill.errors import EngineError, Stopped
 from tasks.crew import LocalHand, muster
 from tasks.process import process_shard
 from tasks.warm_engine import WarmEngine
-from tasks.worker import Worker
+from tasks.worker import AHEAD, Worker
 
 PROJECT = Path(__file__).resolve().parents[1]
 SECONDS = 60
@@ -101,12 +101,12 @@ def test_pages_are_drawn_and_asked_about_while_the_model_loads(
     worker, plan = look(source, tmp_path / "out", echo_settings(tmp_path))
     worker.ledger.prepare(worker.job.recipe)
     pool, futures = begun(worker, plan.shards)
-    until(lambda: len(set(asked)) > worker.job.settings.model.batch_size)
+    places = AHEAD * worker.job.settings.model.batch_size
+    until(lambda: len(set(asked)) >= places)
     loading = worker.report()
     assert (loading.pages, loading.loads, loading.idle) == ({}, 0, None)
     assert loading.loading is not None
-    # The window before the first answer: as many pages as the engine will read at once, and one.
-    assert len(set(asked)) == worker.capacity + 1
+    assert len(set(asked)) == places  # those that it will read at once, and the next
     door.open()
     assert sum(future.result(SECONDS).pages["ok"] for future in futures) == 12
     pool.shutdown()

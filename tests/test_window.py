@@ -1,0 +1,147 @@
+"""Pages with the engine: a slow one holds nobody up, and no more pictures than the engine needs."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import echo_settings, look, make_pdf, run, table
+
+from loaders.echo import EchoEngine
+from loaders.engine import Completion, Request
+from pagemill.errors import Stopped
+from tasks.process import process_shard
+from tasks.window import Room
+
+CAPACITY = 4
+"""Of the engine of `echo_settings`."""
+
+
+class Held:
+    """Keeps back what is asked about one page, until every other request has come."""
+
+    def __init__(self, others: int) -> None:
+        self.others = others
+        self.kept: list[tuple[EchoEngine, Request, Future[Completion]]] = []
+        self.pictures: list[weakref.ref[Any]] = []
+        self.most = 0
+
+    def submit(self, engine: EchoEngine, request: Request) -> Future[Completion]:
+        self.pictures = [ref for ref in self.pictures if ref() is not None]
+        if not any(ref() is request.images[0] for ref in self.pictures):
+            self.pictures.append(weakref.ref(request.images[0]))
+        self.most = max(self.most, len(self.pictures))
+        if request.key.endswith("long.pdf 1"):
+            future: Future[Completion] = Future()
+            self.kept.append((engine, request, future))
+            return future
+        self.others -= 1
+        answer = SUBMIT(engine, request)
+        if not self.others:
+            for kept in self.kept:
+                _answer(*kept)
+        return answer
+
+
+SUBMIT = EchoEngine.submit
+
+
+def _answer(engine: EchoEngine, request: Request, future: Future[Completion]) -> None:
+    SUBMIT(engine, request).add_done_callback(lambda done: future.set_result(done.result()))
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    holder = Held(others=2 * 39)
+    monkeypatch.setattr(EchoEngine, "submit", lambda self, request: holder.submit(self, request))
+    return holder
+
+
+def test_a_slow_page_holds_no_other_up(tmp_path: Path, held: Held) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    make_pdf(source / "long.pdf", 40)
+    balance = run(source, tmp_path / "out", echo_settings(tmp_path))
+    assert held.others == 0 and len(held.kept) == 2
+    assert [r["page_number"] for r in table(tmp_path / "out")] == list(range(1, 41))
+    assert balance.balanced
+
+
+def test_no_more_pictures_are_held_than_the_engine_needs(tmp_path: Path, held: Held) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    make_pdf(source / "long.pdf", 20)
+    for number in range(20):
+        make_pdf(source / f"short-{number}.pdf")
+    settings = echo_settings(tmp_path, work__shard_documents=7)
+    worker, plan = look(source, tmp_path / "out", settings)
+    worker.ledger.prepare(worker.job.recipe)
+    with ThreadPoolExecutor(len(plan.shards)) as shards:
+        receipts = list(shards.map(lambda shard: process_shard(worker, shard), plan.shards))
+    assert len(receipts) == 3 and sum(r.pages["ok"] for r in receipts) == 40
+    # Twice the capacity, and the batch whose answers the engine is just giving out.
+    assert CAPACITY < held.most <= 3 * CAPACITY
+
+
+def test_places_are_given_in_the_order_in_which_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tasks.window.LOOK_SECONDS", 60)
+    room = Room(1)
+    entered: list[int] = []
+    room.enter(_never)
+
+    def wait(number: int) -> None:
+        room.enter(_never)
+        entered.append(number)
+        room.leave()
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(3)]
+    for count, thread in enumerate(threads, 1):
+        thread.start()
+        while len(room._waiting) < count:
+            time.sleep(0.001)
+    room.leave()
+    for thread in threads:
+        thread.join(30)
+    assert entered == [0, 1, 2]
+
+
+def test_who_is_busy_meanwhile_lets_others_go_ahead() -> None:
+    room, busy, done = Room(1), threading.Event(), threading.Event()
+    room.enter(_never)
+
+    def meanwhile() -> None:
+        busy.set()
+        done.wait(30)
+
+    slow = threading.Thread(target=room.enter, args=(meanwhile,))
+    slow.start()
+    assert busy.wait(30)
+    room.leave()
+    room.enter(_never)
+    done.set()
+    room.leave()
+    slow.join(30)
+    assert not slow.is_alive()
+
+
+def test_who_stops_waiting_is_in_nobodys_way() -> None:
+    def stop() -> None:
+        raise Stopped("stopped")
+
+    room = Room(1)
+    room.enter(_never)
+    with pytest.raises(Stopped):
+        room.enter(stop)
+    room.leave()
+    room.enter(_never)
+
+
+def _never() -> None:
+    raise AssertionError("there was a place")
