@@ -31,17 +31,25 @@ def heading(page: Page, style: Style, say: Speaker, box: Box, level: int = 2) ->
     y = box.y + (face.size * 0.4 if page.length else 0)
     if y + face.size * 1.3 + style.leading > box.bottom:
         return None
-    text = say.title(r.choice([18, 30, 46, 70]))
+    text, wide = say.title(r.choice([8, 18, 30, 46, 70])), ""
     if style.kind == "typewriter" and r.random() < 0.2:
         text = " ".join(text[:16].upper()).replace("   ", "  ")
         text = " ".join(text.split())
     if style.numbered and level == 2:
         style.section += 1
         below = f".{r.randint(1, 9)}"
-        text = f"{style.section}{r.choice(['.', '', below, below + below])} {text}"
+        number = f"{style.section}{r.choice(['.', '', '', below, below + below])}"
+        if style.kind == "typewriter" or style.centred_headings or r.random() < 0.4:
+            text = f"{number} {text}"
+        else:
+            wide = number
     mark = page.mark()
     page.separate()
     page.say("#" * level + " ")
+    if wide:  # a quad between the number and the words
+        end = page.write_line(wide, face, style, box.x, y) + face.size * r.uniform(0.6, 1.2)
+        page.say(" ")
+        box = box._replace(x=end, width=box.width - end + box.x)
     how = Setting(
         "centre" if style.centred_headings else "left",
         longest=3,
@@ -81,6 +89,104 @@ def title(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
             how,
         )
     return y + style.em * r.uniform(0.3, 1.5)
+
+
+def authors(page: Page, style: Style, say: Speaker, box: Box) -> float:
+    """Names with the numbers of their places, and the places below; the y below them."""
+    r = page.r
+    places = r.randint(1, 3)
+    names = [f"{say.name()}{r.randint(1, places)}" for _ in range(r.randint(1, 5))]
+    style.raised = True
+    face = r.choice([style.bold, style.bold, style.body])
+    joined = ", ".join(names) if r.random() < 0.6 else " and ".join(names)
+    page.separate()
+    y, _rest = page.write(joined, face, style, box)
+    page.separate()
+    held = " ".join(f"{n} {say.title(40)}, {say.word().title()}" for n in range(1, places + 1))
+    how = Setting(leading=style.small.size * 1.25)
+    return page.write(held, style.small, style, box._replace(y=y + style.em * 0.5), how)[0]
+
+
+def particulars(page: Page, style: Style, say: Speaker, box: Box) -> float:
+    """Small print beside an article: where it is, its dates, its licence; the y below it."""
+    r = page.r
+    face, bold = (style.library.at(style.family, s, style.em * r.uniform(0.75, 0.85)) for s in "rb")
+    leading, y = face.size * r.uniform(1.15, 1.35), box.y
+    for _ in range(r.randint(3, 6)):
+        if y + leading * 7 > box.bottom:
+            break
+        page.separate()
+        part = r.random()
+        label = r.choice([say.word().capitalize(), say.title(14)])
+        if part < 0.45:
+            for number in range(r.randint(1, 3)):
+                if number:
+                    page.say("\n")
+                    label = say.word().capitalize()
+                end = page.write_line(f"{label}:", bold, style, box.x, y, width=box.width * 0.6)
+                page.say(" ")
+                value = r.choice([say.date, say.doi, say.date, say.number])().split("org/")[-1]
+                x = end + face.size * 0.35
+                page.write_line(value, face, style, x, y, width=box.x + box.width - x)
+                y += leading
+        elif part < 0.75:
+            page.write_line(label, bold, style, box.x, y, width=box.width)
+            y += leading * r.uniform(1, 1.3)
+            sign = r.choice("•■•■-")
+            for _item in range(r.randint(2, 5)):
+                page.say("\n")
+                y = _linked(page, style, say, Box(box.x, y, box.width, 0), face, sign)
+        else:
+            page.write_line(label, bold, style, box.x, y, width=box.width)
+            page.say("\n")
+            how = Setting("justified", leading=leading)
+            text = say.prose(r.randint(60, 220))
+            y, _rest = page.write(text, face, style, box._replace(y=y + leading), how)
+        y += style.em * r.uniform(0.4, 0.9)
+    return y
+
+
+def _linked(page: Page, style: Style, say: Speaker, box: Box, face: Atlas, sign: str) -> float:
+    """A point with a link, and the arrow that says so behind it, which is not said."""
+    r = page.r
+    size = face.size
+    mark = page.mark()
+    page.write_line(sign if face.has[INDEX[ord(sign)]] else "-", face, style, box.x + size, box.y)
+    page.take_back(mark)
+    page.say("- ")
+    end = page.write_line(say.word().capitalize(), face, style, box.x + size * 2.4, box.y)
+    if r.random() < 0.6:
+        x, y, side = end + size * 0.35, box.y + size * 0.25, size * 0.5
+        page.frame(x, y, side, side)
+        page.line((x + side * 0.4, y + side * 0.6), (x + side * 1.2, y - side * 0.2))
+    return box.y + size * r.choice([1.25, 1.45])
+
+
+def sign(page: Page, style: Style, say: Speaker, box: Box) -> float:
+    """A publisher's sign: a mark and large letters, as one picture, of which nothing is said."""
+    r = page.r
+    start = page.mark()
+    large = style.library.at(style.library.pick(r), "b", style.em * r.uniform(2.2, 4.5))
+    under = style.library.at(style.second, "b", style.em * r.uniform(0.7, 1))
+    y = max(2.0, box.y * r.uniform(0.15, 0.8))
+    word = say.word()[: r.randint(3, 8)].upper()
+    cut = r.randint(0, len(word) - 1)
+    x = box.x
+    if cut:
+        x = page.write_line(word[:cut], large, style, x, y)
+    radius = large.size * 0.42
+    centre = (int(x + radius * 1.1), int(y + large.size * 0.48))
+    for share in (1.0, 0.7, 0.4)[: r.randint(1, 3)]:
+        thick = r.choice([-1, max(1, round(page.scale * 2))])
+        cv2.circle(page.cover, centre, max(2, int(radius * share)), r.randint(90, 255), thick)
+    page.write_line(word[cut:], large, style, x + radius * 2.2, y)
+    y += large.size * 1.05
+    if r.random() < 0.7:
+        words = " ".join(say.word().capitalize() for _ in range(r.randint(2, 6)))
+        page.write_line(words, under, style, box.x, y)
+        y += under.size * 1.2
+    page.take_back(start)
+    return y + style.em * 0.5
 
 
 def paragraph(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
@@ -196,27 +302,34 @@ def numbered(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     return y
 
 
+def entry(say: Speaker) -> str:
+    """An entry of a bibliography."""
+    r = say.r
+    names = ", ".join(
+        f"{say.word().capitalize()}, {r.choice('ABCDEFGHJKLMNPRST')}."
+        for _ in range(r.randint(1, 4))
+    )
+    end = r.choice(["", "", say.number(), say.doi(), say.doi(), say.link()])
+    return (
+        f"{names} ({r.randint(1890, 2030)}). {say.title(60)}. {say.title(28)}, "
+        f"{r.randint(1, 90)}({r.randint(1, 12)}), "
+        f"{r.randint(1, 500)}–{r.randint(500, 999)}. {end}"
+    ).strip()
+
+
 def references(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     """A bibliography: names, year, title, journal, pages."""
     r = page.r
     y, got = box.y, 0
     for number in range(r.randint(2, 9)):
-        names = ", ".join(
-            f"{say.word().capitalize()}, {r.choice('ABCDEFGHJKLMNPRST')}."
-            for _ in range(r.randint(1, 4))
-        )
-        entry = (
-            f"{names} ({r.randint(1890, 2030)}). {say.title(60)}. {say.title(28)}, "
-            f"{r.randint(1, 90)}({r.randint(1, 12)}), "
-            f"{r.randint(1, 500)}–{r.randint(500, 999)}. {say.number() if r.random() < 0.4 else ''}"
-        ).strip()
-        entry = f"[{number + 1}] {entry}" if style.numbered else entry
+        text = entry(say)
+        text = f"[{number + 1}] {text}" if style.numbered else text
         if y + style.leading > box.bottom:
             break
         mark = page.mark()
         page.separate("\n" if got else "\n\n")
         below, _rest = page.write(
-            entry,
+            text,
             style.body,
             style,
             box._replace(y=y),
@@ -234,17 +347,20 @@ def contents(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     r = page.r
     y, got, number = box.y, 0, r.randint(1, 60)
     dots = r.random() < 0.6
+    face = r.choice([style.body, style.body, style.bold])
+    leading = style.leading * r.choice([1, 1, 1.3, 1.8])
+    quad = style.em * r.choice([0, 0.8, 1.2])
     for row in range(r.randint(4, 16)):
         if y + style.leading > box.bottom:
             break
         page.separate("\n" if got else "\n\n")
-        entry = (
-            f"{row + 1}{r.choice(['', '.', '.1'])} {say.title(30)}"
-            if style.numbered
-            else say.title(36)
-        )
-        inset = r.choice([0, 0, 1.5]) * style.em
-        end = page.write_line(entry, style.body, style, box.x + inset, y, width=box.width * 0.8)
+        x = box.x + r.choice([0, 0, 1.5]) * style.em
+        if style.numbered:
+            x = quad + page.write_line(f"{row + 1}{r.choice(['', '.', '.1'])}", face, style, x, y)
+            x += 0 if quad else style.em * 0.3
+            page.say(" ")
+        room = max(style.em, box.x + box.width - style.em * 2.5 - x)
+        end = page.write_line(say.title(r.choice([8, 36, 60])), face, style, x, y, width=room)
         page.say(" ")
         number += r.randint(0, 9)
         right = box.x + box.width
@@ -256,10 +372,8 @@ def contents(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
                 page.write_line(".", style.body, style, x, y)
                 x += step
             page.take_back(mark)
-        page.write_line(
-            str(number), style.body, style, right - style.em * 2, y, "right", style.em * 2
-        )
-        y, got = y + style.leading, got + 1
+        page.write_line(str(number), face, style, right - style.em * 2, y, "right", style.em * 2)
+        y, got = y + leading, got + 1
     return y + style.gap if got else None
 
 
@@ -396,6 +510,77 @@ def big_table(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         y, _ = page.write(caption, style.bold, style, box, Setting(longest=3))
         y += style.em * 0.5
     return table(page, style, say, box._replace(y=y), (6, 30), (3, 8))
+
+
+def statistics(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
+    """Figures by group as offices print them: a hanging caption, groups set in, a source below."""
+    r = page.r
+    face = style.library.at(style.family, "r", style.em * r.uniform(0.8, 0.95))
+    step = face.size * r.uniform(1.05, 1.3)
+    nc, y = r.randint(3, 8), box.y
+    if y + 14 * step > box.bottom or box.width < face.size * (12 + 3 * nc):
+        return None
+    page.separate()
+    label = f"{r.choice(['Table', 'Table', 'Tableau', 'Tabelle'])} {r.randint(1, 30)}."
+    hang = page.write_line(label, style.bold, style, box.x, y) + style.em * r.uniform(0.4, 1.2)
+    page.say(" ")
+    beside = box._replace(x=hang, y=y, width=box.width - hang + box.x)
+    y, _rest = page.write(say.line(260), style.bold, style, beside, Setting(longest=4))
+    y += style.em * 0.6
+    page.rule(box.x, y, box.x + box.width, 255, round(page.scale * r.choice([1, 2, 3])))
+    y += step * 0.3
+    stub = box.width * r.uniform(0.3, 0.45)
+    wide = (box.width - stub) / (nc - 1)
+    tall = r.randint(1, 3)
+    heads = [say.title(26)] + [
+        say.title(max(4, int(tall * wide / face.size))) for _ in range(nc - 1)
+    ]
+    page.separate()
+    page.say("| ")
+    low = y
+    for column, text in enumerate(heads):
+        inner = Box(box.x + (stub + wide * (column - 1) if column else 0), y, 0, box.bottom)
+        inner = inner._replace(width=(wide if column else stub) - face.size * 0.4)
+        how = Setting("right" if column else "left", leading=step, longest=tall)
+        low = max(low, page.write(text, face, style, inner, how)[0])
+        page.say(" |" if column == nc - 1 else " | ")
+    page.say("\n|" + " --- |" * nc)
+    page.rule(box.x, low + step * 0.2, box.x + box.width)
+    y, rows = low + step * 0.6, 1
+    form = [r.choice(["{:.1f}", "{:.1f}", "{:,.0f}", "{:,.0f}", "{:.2f}"]) for _ in range(nc)]
+    most = [10 ** r.randint(1, 2) if "." in f[2:4] and "," not in f else 10**5 for f in form]
+    missing = r.choice(["‡", "†", "–", "...", "#", "-"])
+    missing = missing if face.has[INDEX[ord(missing[0])]] else "-"
+    left = 0
+    for _ in range(r.randint(8, 45)):
+        if y + step * 3.5 > box.bottom:
+            break
+        group = left == 0
+        inset = 0.0 if group else face.size * r.choice([0.5, 0.5, 0.5, 1.0])
+        left = r.randint(2, 7) if group else left - 1
+        y += step * 0.6 if group and rows > 1 else 0
+        page.say("\n| ")
+        page.write_line(say.title(40), face, style, box.x + inset, y, width=stub - inset)
+        for column in range(1, nc):
+            page.say(" | ")
+            value = (
+                missing if r.random() < 0.04 else form[column].format(r.uniform(0, most[column]))
+            )
+            if not group or r.random() < 0.15:
+                x = box.x + stub + wide * (column - 1)
+                page.write_line(value, face, style, x, y, "right", wide - face.size * 0.4)
+        page.say(" |")
+        y, rows = y + step, rows + 1
+    page.rule(box.x, y + step * 0.2, box.x + box.width, 255, round(page.scale * 2))
+    y += step * 0.5
+    if r.random() < 0.7 and y + 2 * step < box.bottom:
+        page.separate()
+        note = f"{r.choice(['NOTE', 'Note', 'SOURCE', 'Source', '1', '*'])}: {say.prose(200)}"
+        how = Setting(leading=step, longest=3)
+        y, _rest = page.write(note, face, style, box._replace(y=y), how)
+    page.counts["table"] += 1
+    page.shape = f"{in_words(rows)} rows and {in_words(nc)} columns"
+    return y + style.gap + style.em * 0.5
 
 
 def pairs(page: Page, style: Style, say: Speaker, box: Box) -> float | None:

@@ -70,6 +70,8 @@ class Kind:
     notes: float = 0.0
     margin: float = 0.0
     """Chance of a narrow column of small print beside the text."""
+    edge: tuple[float, float] = (0.04, 0.14)
+    """White on the left and the right, as a share of the page's width."""
     wear: float = 0.35
     """Chance that the page was scanned."""
 
@@ -102,6 +104,30 @@ KINDS = (
         wear=0.15,
     ),
     Kind(
+        "scientific page",
+        9,
+        {**_PROSE, b.paragraph: 13, b.contents: 0.6, b.references: 0.5, b.table: 0.4, b.code: 0.3},
+        face="latex",
+        em=(13, 17.5),
+        edge=(0.13, 0.23),
+        titled=0.25,
+        head=0.15,
+        foot=0.9,
+        wear=0.08,
+    ),
+    Kind(
+        "scientific page",
+        6,
+        {**_PROSE, b.references: 1.2, b.table: 0.4, b.figure: 0.4},
+        face="latex",
+        em=(12.5, 14.5),
+        edge=(0.05, 0.08),
+        head=0.0,
+        foot=0.95,
+        margin=1.0,
+        wear=0.05,
+    ),
+    Kind(
         "page in columns",
         17,
         {**_PROSE, b.figure: 1.0, b.aside: 0.3, b.table: 0.3, b.references: 0.5},
@@ -128,6 +154,17 @@ KINDS = (
         titled=0.3,
         head=0.4,
         notes=0.3,
+    ),
+    Kind(
+        "table",
+        5,
+        {b.statistics: 6, b.paragraph: 4, b.big_table: 1},
+        em=(11.5, 15),
+        titled=0.1,
+        head=0.6,
+        foot=0.7,
+        notes=0.2,
+        wear=0.1,
     ),
     Kind(
         "typewritten page",
@@ -176,6 +213,15 @@ KINDS = (
         wear=0.6,
     ),
     Kind("table of contents", 2.5, {b.contents: 6, b.heading: 2, b.lines: 0.4}, titled=0.6),
+    Kind(
+        "table of contents",
+        1.5,
+        {b.contents: 6, b.heading: 1},
+        face="latex",
+        edge=(0.1, 0.22),
+        titled=0.9,
+        wear=0.08,
+    ),
     Kind(
         "bibliography",
         1.5,
@@ -322,7 +368,7 @@ def _page(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[P
     low, high = kind.em
     style = Style(r, world.library, _log_uniform(r, low, high), _scale(r), kind.face)
     page = Page(r, across * CELL, down * CELL, style.scale)
-    mx, my = page.across * r.uniform(0.04, 0.14), page.down * r.uniform(0.03, 0.09)
+    mx, my = page.across * r.uniform(*kind.edge), page.down * r.uniform(0.03, 0.09)
     body = Box(mx, my, page.across - 2 * mx, page.down - my)
     body = _running_head(page, style, say, kind, body)
     foot = r.random() < kind.foot
@@ -335,10 +381,12 @@ def _page(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[P
     columns = columns if body.width / columns > style.em * 11 else 1
     if columns > 1:
         style.justified = r.random() < 0.8
-    if r.random() < kind.titled:
+    if kind.margin == 1:
+        body = _front_page(page, style, say, body)
+    elif r.random() < kind.titled:
         top = b.title(page, style, say, body)
         body = body._replace(y=top or body.y)
-    if columns == 1 and r.random() < kind.margin and page.length:
+    if columns == 1 and 0 < kind.margin < 1 and r.random() < kind.margin and page.length:
         body = _margin_column(page, style, say, body)
     _columns(page, style, say, kind, body, columns)
     if notes_at < bottom:
@@ -358,7 +406,7 @@ def _page_cells(r: random.Random, kind: Kind) -> tuple[int, int]:
         ratio = r.uniform(1.3, 3.2)
     cells = (
         r.randint(400, MOST_CELLS)
-        if r.random() < 0.3 or kind.noun == "receipt"
+        if r.random() < 0.2 or kind.noun == "receipt"
         else r.randint(1050, MOST_CELLS)
     )
     across = max(10, int(math.sqrt(cells / ratio)))
@@ -415,12 +463,23 @@ def _running_foot(page: Page, style: Style, say: Speaker, mx: float, my: float) 
             f"Page {number}",
             f"{number} / {number + 9}",
             f"- {number} -",
+            f"{r.choice('ABC123456')}-{number % 30 + 1}",
             say.line(50),
             say.line(100),
         ]
     )
     face = r.choice([style.body, style.small])
-    if len(text) > 20 and r.random() < 0.5:
+    if r.random() < 0.15:  # how to cite the page, in two lines
+        page.write(
+            b.entry(say),
+            style.small,
+            style,
+            Box(mx, y - style.em * 0.3, (page.across - 2 * mx) * 0.93, page.down),
+            Setting(leading=style.small.size * 1.2, longest=2),
+        )
+        page.say(" ")
+        page.write_line(str(number), face, style, mx, y, "right", page.across - 2 * mx)
+    elif len(text) > 20 and r.random() < 0.5:
         page.write_line(text, face, style, mx, y, width=(page.across - 2 * mx) * 0.8)
         page.say(" ")
         page.write_line(str(number), face, style, mx, y, "right", page.across - 2 * mx)
@@ -434,6 +493,26 @@ def _running_foot(page: Page, style: Style, say: Speaker, mx: float, my: float) 
             r.choice(["centre", "centre", "right", "left"]),
             page.across - 2 * mx,
         )
+
+
+def _front_page(page: Page, style: Style, say: Speaker, body: Box) -> Box:
+    """A journal's page: its sign, the title over the text only, then the margin, then the text.
+
+    The sign is a picture: its words are not said. Later pages have the sign alone.
+    """
+    r = page.r
+    if r.random() < 0.8:
+        body = body._replace(y=b.sign(page, style, say, body) + style.em * r.uniform(0.5, 5))
+    if r.random() < 0.3:
+        return body
+    left = body.width * r.uniform(0.22, 0.3)
+    over = body._replace(x=body.x + left, width=body.width - left)
+    y = b.heading(page, style, say, over, 1) or over.y
+    y = b.authors(page, style, say, over._replace(y=y + style.em * 0.3))
+    start = y + style.em * r.uniform(-3 if page.length else 0, 3)
+    gap = style.em * r.uniform(0.8, 1.6)
+    b.particulars(page, style, say, Box(body.x, start, left - gap, body.bottom))
+    return over._replace(y=y + style.em * r.uniform(0.5, 2.5))
 
 
 def _margin_column(page: Page, style: Style, say: Speaker, body: Box) -> Box:

@@ -108,6 +108,29 @@ class Atlas:
         self.arrays = (np.concatenate(parts), start, width, height, left, top)
 
 
+COMMON = (
+    "Arimo",
+    "Carlito",
+    "LiberationSans",
+    "LiberationSerif",
+    "NimbusRoman",
+    "NimbusSans",
+    "TeXGyreTermes",
+    "TeXGyreHeros",
+    "Tinos",
+    "DejaVuSans",
+    "FreeSerif",
+    "CMUSerif",
+    "LatinModernRoman",
+    "LatinModernSans",
+    "P052",
+    "URWBookman",
+    "Roboto",
+)
+"""Faces like those that most documents are set in; they are picked more often than the rest."""
+LATEX = ("CMUSerif", "LatinModernRoman", "LatinModernRoman", "LatinModernSans", "TeXGyreTermes")
+
+
 class Library:
     """The faces of a folder `<kind>/<family>__<style>.<ending>`, by kind and family."""
 
@@ -128,7 +151,8 @@ class Library:
     def pick(self, r: random.Random, kind: str = "text") -> dict[str, Path]:
         """A family: style to file. A kind without faces falls back to text."""
         families = self.families.get(kind) or self.families["text"]
-        return families[r.choice(sorted(families))]
+        wanted = LATEX if kind == "latex" else COMMON if kind == "text" and r.random() < 0.4 else ()
+        return families[r.choice([name for name in wanted if name in families] or sorted(families))]
 
     @property
     def foreign(self) -> Library:

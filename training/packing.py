@@ -36,7 +36,7 @@ SLOTS = 32
 IGNORE = -100
 KINDS = ("line", "part", "page", "picture", "blank")
 CELLS_OF_A_KIND = {"line": 31, "part": 230, "page": 1100, "picture": 520, "blank": 300}
-CORRUPTED = 0.05
+CORRUPTED = 0.02
 """Share of the given tokens that are replaced at random, so that one slip does not derail."""
 
 
@@ -59,7 +59,7 @@ CURRICULUM = (
     Stage(0.10, (0.25, 0.60, 0.12, 0.03, 0.0), 0.60, 0.60, 70),
     Stage(0.16, (0.10, 0.46, 0.38, 0.05, 0.01), 0.52, 0.85, 75),
     Stage(0.26, (0.05, 0.22, 0.64, 0.08, 0.01), 0.45, 1.00, 80),
-    Stage(1.00, (0.04, 0.16, 0.69, 0.10, 0.01), 0.36, 1.00, 90),
+    Stage(1.00, (0.03, 0.11, 0.77, 0.08, 0.01), 0.22, 1.00, 90),
 )
 
 

@@ -11,6 +11,7 @@ Coordinates are canvas pixels, `scale` times the final ones; `degrade` brings th
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from training.characters import FI, FL, INDEX, Array, indices
 from training.glyphs import Atlas, Library, blit, snap
 
 NOWHERE = np.nan
+_WORD = re.compile(r"\S+")
+_MARK = re.compile(r"(?<=[^\W\d_]{3})[1-9]\d?(?![\w.,%€/-])|(?<=[a-z]{2}[.,])[1-9]\d?(?= |$)")
 
 
 class Box(NamedTuple):
@@ -39,10 +42,13 @@ class Style:
     def __init__(
         self, r: random.Random, library: Library, em: float, scale: float, kind: str = "text"
     ) -> None:
-        self.r, self.library, self.kind = r, library, kind
+        self.r, self.library = r, library
         self.em = snap(em * scale)
+        self.kind = "text" if kind == "latex" else kind
         self.scale = scale if kind == "exact" else self.em / em
-        self.family = library.pick(r, kind)
+        latex = kind == "latex"
+        kind = "text" if latex else kind
+        self.family = library.pick(r, "latex" if latex else kind)
         self.second = self.family if r.random() < 0.7 else library.pick(r, "text")
         style = r.choices(["r", "i", "b"], [88, 6, 6])[0] if kind == "text" else "r"
         self.body = library.at(self.family, style, self.em)
@@ -73,6 +79,10 @@ class Style:
         self.jitter = r.choice([0, 0.3, 0.6, 1.0, 1.4]) if kind == "typewriter" else 0.0
         self.mistyped = r.choice([0, 0, 0.002, 0.008]) if self.jitter else 0.0
         self.emphasis = r.choice([0, 0, 0.02, 0.05])
+        self.mixed = r.choice([0, 0, 0.01, 0.03, 0.06]) if kind == "text" else 0.0
+        """Share of the words at which another face begins: bold, italic or of fixed pitch."""
+        self.raised = kind == "text" and r.random() < 0.6
+        """Whether the number at the end of a word is a mark above the line."""
         self.numbered = r.random() < 0.3
         self.section = 0
         self.heading_size = (
@@ -80,7 +90,29 @@ class Style:
         )
         self.heading_style = "b" if r.random() < 0.75 else "r"
         self.centred_headings = r.random() < 0.25
+        if latex:
+            self.body = library.at(self.family, "r", self.em)
+            self.justified = self.hyphens = self.ligatures = True
+            self.leading = self.em * r.choice([1.2, 1.2, 1.25, 1.4])
+            self.tracking = self.word_space = 0.0
+            self.ink, self.numbered = 256, r.random() < 0.6
         self.lines = max(1, round(self.scale * r.choice([0.8, 0.8, 1.2])))
+
+    def runs(self, text: str) -> list[tuple[int, int, Atlas, float]]:
+        """Pieces of a text set in another face: from, until, which, how much higher."""
+        found, r = [], self.r
+        if self.mixed:
+            words = [match.span() for match in _WORD.finditer(text)]
+            at = int(r.expovariate(self.mixed))
+            while at < len(words):
+                last = min(len(words) - 1, at + r.choice([0, 0, 0, 1, 2, 4]))
+                face = r.choice([self.mono, self.mono, self.bold, self.italic, self.italic])
+                found.append((words[at][0], words[last][1], face, 0.0))
+                at = last + 1 + int(r.expovariate(self.mixed))
+        if self.raised:
+            high = self.library.at(self.family, "r", self.em * 0.7)
+            found += [(*match.span(), high, 0.33 * self.em) for match in _MARK.finditer(text)]
+        return found
 
     def heading(self, level: int) -> Atlas:
         family = self.second if self.kind == "text" else self.family
@@ -159,6 +191,13 @@ class Page:
         advance = face.advance[codes] + (style.tracking if face is style.body else 0)
         if style.word_space and face is style.body:
             advance = np.where(codes == 0, advance + style.word_space, advance)
+        runs = style.runs(text) if face is style.body or face is style.bold else []
+        which = np.zeros(len(codes), np.int16)
+        for number, (first, last, other, _) in enumerate(runs, 1):
+            if not other.has[np.minimum(codes[first:last], len(other.has) - 1)].all():
+                continue
+            which[first:last] = number
+            advance[first:last] = other.advance[codes[first:last]]
         leading = how.leading or (
             style.leading if face.size <= style.em * 1.05 else face.size * 1.2
         )
@@ -182,10 +221,13 @@ class Page:
                 start += free
             places = places + np.float32(box.x + start)
             base = y + face.size * 0.8
-            self._draw(codes[first:last], places, advance[first:last], base, face, style)
+            for run in np.unique(which[first:last]) if runs else (0,):
+                here = which[first:last] == run
+                other, lift = runs[run - 1][2:] if run else (face, 0.0)
+                self._draw(codes[first:last][here], places[here], base - lift, other, style)
             if hyphen:
                 code = INDEX[[ord("-")]]
-                self._draw(code, places[-1:] + advance[last - 1], advance[:1], base, face, style)
+                self._draw(code, places[-1:] + advance[last - 1], base, face, style)
             if how.underline:
                 self.rule(
                     places[0], base + face.size * 0.15, places[-1] + advance[last - 1], style.ink
@@ -223,14 +265,12 @@ class Page:
             x += (width - reach[-1]) * (0.5 if align == "centre" else 1)
         base = y + face.size * 0.8
         advance = face.advance[codes]
-        self._draw(codes, reach[:-1] + np.float32(x), advance, base, face, style)
+        self._draw(codes, reach[:-1] + np.float32(x), base, face, style)
         middle = np.full(len(text), base - face.size * 0.3, np.float32)
         self.say(text, reach[:-1] + np.float32(x) + advance / 2, middle)
         return float(x + reach[-1])
 
-    def _draw(
-        self, codes: Array, xs: Array, advance: Array, base: float, face: Atlas, style: Style
-    ) -> None:
+    def _draw(self, codes: Array, xs: Array, base: float, face: Atlas, style: Style) -> None:
         if style.ligatures and face.ligatures:
             codes, xs = _join(codes, xs)
         count = len(codes)

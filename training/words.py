@@ -42,6 +42,8 @@ MONTHS = {
     "it": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre "
     "dicembre",
 }
+REPEATING = 0.12
+"""Share of the documents that say the same again and again, as blind text does."""
 SIGNS = ASCII[1:] + "–—‘’“”…•€£§©°«»±×" + LATIN_1
 QUOTES = {"de": "„“", "fr": "«»", "es": "«»", "it": "«»", "pl": "„”", "cs": "„“", "ro": "„”"}
 
@@ -84,6 +86,7 @@ class Speaker:
         self.r, self.hard = r, hard
         self.language = texts.pick(r)
         self.texts = texts.languages[self.language]
+        self.refrain = self._sentences(r.randint(1, 9)) if r.random() < REPEATING else []
         self.curly = r.random() < 0.4
         self.dash = r.random() < 0.3
 
@@ -92,7 +95,9 @@ class Speaker:
         r = self.r
         hard = self.hard if hard is None else hard
         chance = r.random()
-        if chance > hard:
+        if self.refrain and length > 120:
+            text = self._again(length)
+        elif chance > hard:
             text = self._paragraphs(length)
         elif chance > hard * 0.5:
             text = self._mixed(length, strange=0.05, words=1, numbers=0.08)
@@ -170,6 +175,13 @@ class Speaker:
         path = self.r.choice(["", f"/{self.word()}", f"/{self.word()}.html"])
         return f"{start}{self.word()}{self.r.choice(['.com', '.org', '.de'])}{path}".lower()
 
+    def doi(self) -> str:
+        """The address of an article."""
+        r = self.r
+        start = r.choice(["https://doi.org/10.", "doi:10.", "10.", "https://doi.org/10."])
+        name = r.choice([f"{self.word()[:6]}.{r.randrange(10**5):05d}", str(r.randrange(10**7))])
+        return f"{start}{r.randint(1000, 30000)}/{name}".lower()
+
     def strange(self) -> str:
         """A string without meaning."""
         r = self.r
@@ -203,6 +215,28 @@ class Speaker:
                     words[place] = r.choice([self.word, self.number, self.strange])()
             text = " ".join(words)
         return text
+
+    def _sentences(self, count: int) -> list[str]:
+        r, texts, found = self.r, self.texts, []
+        while len(found) < count:
+            line = texts.line(r.randrange(len(texts.starts)))[:1500]
+            found += re.split(r"(?<=[.!?;:]) ", line)[: r.randint(1, 4)]
+        return found[:count]
+
+    def _again(self, length: int) -> str:
+        """The document's refrain over and over, now and then with another word or order."""
+        r, said, size = self.r, [], 0
+        at = 0 if r.random() < 0.7 else r.randrange(len(self.refrain))
+        while size < length:
+            sentence = self.refrain[at % len(self.refrain)]
+            if r.random() < 0.08:
+                words = sentence.split(" ")
+                words[r.randrange(len(words))] = r.choice([self.word, self.number])()
+                sentence = " ".join(words)
+            said.append(sentence)
+            size += len(sentence) + 1
+            at += 1 if r.random() < 0.95 else r.randint(2, 5)
+        return " ".join(said)
 
     def _mixed(self, length: int, strange: float, words: float, numbers: float) -> str:
         r, said, size = self.r, [], 0
@@ -248,6 +282,7 @@ _NUMBERS = (
     ),
     lambda s, r: s.mail(),
     lambda s, r: s.link(),
+    lambda s, r: s.doi(),
     lambda s, r: "".join(r.choices("0123456789abcdef", k=r.randint(4, 12))),
     lambda s, r: f"{r.randint(1, 400)}–{r.randint(400, 990)}",
     lambda s, r: f"n° {r.randint(1, 99)}",
