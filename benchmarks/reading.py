@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from PIL import Image
 
 from benchmarks.common import CORPUS, emit, machine, print_table
 from benchmarks.corpus import TRUE_TEXT, Scorer, read_all
 from benchmarks.gpu_read import read_all as read_files
 from benchmarks.gpu_read import report, rows_of, write
 from loaders.resident import engine_for
+from pagemill import answers
 from pagemill.document import PageImage
 from pagemill.settings import Settings, load_settings, parse_overrides
 from tasks.render import render
@@ -85,7 +87,8 @@ def main(
     """Read the corpus' pages with MODEL, a folder or a name on the hub, without the pipeline.
 
     The documents with a true text are transcribed and the pictures described, drawn and asked
-    as the config says; no text layer stands in. Error rates are score.py's, medians and means
+    as the config says; no text layer stands in. A page that the model says is turned is turned
+    back and read again, once. Error rates are score.py's, medians and means
     over documents. One that is known in part has no CER; a picture's kind is right where its
     caption has a word of a table in this file.
 
@@ -117,16 +120,25 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
     pictures = [path for path in documents if path.name in KINDS]
     with closing(engine_for(settings.model)) as engine:
 
-        def answers(name: str, paths: list[Path]) -> tuple[list[Row], Row]:
+        def ask(name: str, paths: list[Path]) -> tuple[list[Row], Row]:
             asked = settings.outputs[name]
             files = draw(paths, folder / name, settings)
             began = time.perf_counter()
             said = read_files(engine, files, asked.prompt, asked.max_new_tokens)
+            turned = [file for file, answer in said if turn_upright(file, answer.text)]
+            again = dict(read_files(engine, turned, asked.prompt, asked.max_new_tokens))
+            said = [(file, again.get(file, answer)) for file, answer in said]
             write(folder / f"{name}.jsonl", said)
-            return rows_of(said), report(said, time.perf_counter() - began)
+            spent = time.perf_counter() - began
+            other = sum(answers.other_script(answer.text) for _, answer in said)
+            return rows_of(said), {
+                **report(said, spent),
+                "turned_upright": len(turned),
+                "other_script": other,
+            }
 
-        texts, speed = answers("text", pages)
-        captions, _ = answers("caption", pictures)
+        texts, speed = ask("text", pages)
+        captions, _ = ask("caption", pictures)
     scorer.score("model", texts)
     wrong = {
         row["uri"]: row["text"] for row in captions if not says(row["text"], KINDS[row["uri"]])
@@ -164,6 +176,15 @@ def draw(documents: Iterable[Path], folder: Path, settings: Settings) -> list[Pa
     return files
 
 
+def turn_upright(file: Path, answer: str) -> bool:
+    """Turn the picture back where the model says that it is turned, to be read again."""
+    degrees = answers.turned(answer)
+    if degrees:
+        with Image.open(file) as image:
+            image.rotate(degrees, expand=True).save(file)
+    return bool(degrees)
+
+
 def by_group(scores: Path) -> dict[str, Row]:
     """Documents, median and mean CER, mean F1 of each group in score.py's table of documents."""
     with scores.open(encoding="utf-8", newline="") as file:
@@ -193,7 +214,8 @@ def show(result: Row) -> None:
             print_table(header, [(name, *row.values()) for name, row in result[reader].items()])
     speed = result["reading"]
     print(f"{speed['pages']} pages in {speed['seconds']} s: {speed['loops']} loop,", end=" ")
-    print(f"{speed['cut_off']} run to the cap, {speed['output_tokens']} tokens")
+    print(f"{speed['cut_off']} run to the cap, {speed['turned_upright']} turned upright,", end=" ")
+    print(f"{speed['other_script']} in another script")
     print(f"kind right: {result['kind_right']} of {result['pictures']} pictures;", end=" ")
     print(f"photographs called charts: {result['photographs_called_charts']}")
     for uri, said in result["kind_wrong"].items():
