@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -204,5 +207,20 @@ def _show(
     emit(f"gpu/ways/{way}", result, append)
 
 
+def _leave(code: object) -> None:
+    """End at once: vllm.LLM has been seen to wait for its engine process when Python ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        _leave(end.code)
+    except BaseException:
+        traceback.print_exc()
+        _leave(1)
