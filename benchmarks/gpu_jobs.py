@@ -65,8 +65,8 @@ def measure_mission(source: Path, config: str, overrides: dict[str, Any], report
         files = sorted(source.iterdir())
         for file in files:
             server.put(bucket, f"scans/{file.name}", file.read_bytes())
-        few = max(1, len(files) // 4)
-        overrides = {**overrides, "work.shard_documents": min(16, few)}
+        shard = min(16, max(1, len(files) // 4))
+        overrides = {**overrides, "work.shard_documents": shard}
         storage = {"storage.endpoint_url": server.endpoint_url}
         scans, out = f"s3://{bucket}/scans", f"s3://{server.bucket()}/pages"
         began = time.perf_counter()
@@ -78,6 +78,7 @@ def measure_mission(source: Path, config: str, overrides: dict[str, Any], report
     loads = LOADED.findall(run.stdout + run.stderr)
     result = {
         "documents": len(files),
+        "shards": -(-len(files) // shard),
         "seconds": seconds,
         "exit_codes": {"run": run.returncode, "again": again.returncode, "check": check.returncode},
         "loads": loads,
