@@ -1,7 +1,8 @@
-"""Static batching behind `submit`: one thread gathers requests and answers them together.
+"""Batching behind `submit`: one thread gathers requests and answers them together.
 
 A framework that reads one batch at a time subclasses `BatchingEngine` and says how a batch is
-answered; queueing, fairness, aborting, running out of memory and breaking are done here.
+answered; queueing, fairness, aborting, running out of memory and breaking are done here. A batch
+whose places can be taken while it is under way asks for `_more`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -24,7 +25,7 @@ log = logging.getLogger("pagemill.loaders")
 GATHER_SECONDS = 0.005
 """How long a batch that is not full waits for company: callers submit in bursts."""
 PATIENCE = 2
-"""Full batches of other groups that may go before the oldest request."""
+"""Batches' worth of requests of other groups that may go before the oldest one."""
 FAILURES = 5
 """Different requests that may fail in a row before the engine itself is held broken."""
 
@@ -40,7 +41,7 @@ class Job:
     lost : str
         Why the engine will not answer; empty while it will.
     passed_over : int
-        Full batches of other groups that went first.
+        Requests of other groups that went first since it has been the oldest.
     """
 
     request: Request
@@ -70,12 +71,14 @@ class Job:
             self.finish(Completion("", 0, 0, "aborted", 0.0))
 
 
-def group_of(request: Request) -> tuple[float, int]:
+def group_of(request: Request) -> tuple[float, ...]:
     """Requests of one group are decoded together: equal temperature, tokens within a factor 2."""
     return request.temperature, request.max_new_tokens.bit_length()
 
 
-def next_batch(waiting: Sequence[Job], size: int) -> list[Job]:
+def next_batch(
+    waiting: Sequence[Job], size: int, group_of: Callable[[Request], object] = group_of
+) -> list[Job]:
     """The jobs to answer next: the oldest and its group, or a group that fills a batch.
 
     Parameters
@@ -84,20 +87,22 @@ def next_batch(waiting: Sequence[Job], size: int) -> list[Job]:
         Oldest first, at least one.
     size : int
         Jobs of a batch, at most.
+    group_of : callable
+        What must be equal in a batch.
     """
-    groups: dict[tuple[float, int], list[Job]] = {}
+    groups: dict[object, list[Job]] = {}
     for job in waiting:
         groups.setdefault(group_of(job.request), []).append(job)
     oldest = next(iter(groups.values()))
     full = next((group for group in groups.values() if len(group) >= size), oldest)
-    if full is not oldest and oldest[0].passed_over < PATIENCE:
-        oldest[0].passed_over += 1
+    if full is not oldest and oldest[0].passed_over < PATIENCE * size:
+        oldest[0].passed_over += size
         return full[:size]
     return oldest[:size]
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """What went wrong, without the traceback that would keep its tensors alive."""
 
     kind: ErrorKind
@@ -130,7 +135,14 @@ class BatchingEngine(ABC):
 
     @abstractmethod
     def _answer(self, jobs: list[Job]) -> None:
-        """`_finish` each job as soon as it is done. What is raised concerns those not done."""
+        """`_finish` each job as soon as it is done. What is raised concerns those not done.
+
+        Jobs that `_more` gives are added to `jobs`.
+        """
+
+    def _group(self, request: Request) -> tuple[float, ...]:
+        """What must be equal in a batch."""
+        return group_of(request)
 
     def _refusal(self, request: Request) -> str | None:
         """Why a request can never be answered, if so; checked when it is submitted."""
@@ -198,7 +210,27 @@ class BatchingEngine(ABC):
     def _finish(self, job: Job, completion: Completion) -> None:
         """Deliver one answer; whoever gets it finds its seconds in `busy_seconds`."""
         self._tick()
+        self._failing.clear()
         job.finish(completion)
+
+    def _more(self, jobs: list[Job], room: int) -> list[Job]:
+        """Up to `room` more jobs for the batch `jobs`, which is being answered, if it may grow.
+
+        It may not when it is a part of one that failed, or others have waited long enough.
+        """
+        with self._wake:
+            if self._over or jobs is not self._running or not self._waiting:
+                return []
+            group, oldest = self._group(jobs[0].request), self._waiting[0]
+            found = [job for job in self._waiting if self._group(job.request) == group][:room]
+            if found and found[0] is not oldest:
+                if oldest.passed_over >= PATIENCE * self.capacity:
+                    return []
+                oldest.passed_over += len(found)
+            self._waiting = [job for job in self._waiting if job not in found]
+            found = [job for job in found if job.future.set_running_or_notify_cancel()]
+            jobs[1:] = [job for job in jobs[1:] if not job.future.done()] + found
+            return found
 
     def _gather(self) -> list[Job] | None:
         """Wait for requests; the next batch of them, or None when the engine is over."""
@@ -208,7 +240,8 @@ class BatchingEngine(ABC):
             self._wake.wait_for(lambda: self._over or self._is_full(), GATHER_SECONDS)
             if self._over:
                 return None
-            batch = next_batch(self._waiting, self.capacity) if self._waiting else []
+            waiting, size = self._waiting, self.capacity
+            batch = next_batch(waiting, size, self._group) if waiting else []
             self._waiting = [job for job in self._waiting if job not in batch]
             self._running = [job for job in batch if job.future.set_running_or_notify_cancel()]
             return self._running
@@ -220,8 +253,6 @@ class BatchingEngine(ABC):
         """Answer `jobs`; after a failure those left in halves (memory) or one by one."""
         failure = self._attempt(jobs)
         left = [job for job in jobs if not job.future.done()]
-        if len(left) < len(jobs):
-            self._failing.clear()
         if failure is None or not left:
             return
         if len(left) == 1:
@@ -232,21 +263,24 @@ class BatchingEngine(ABC):
         for start in range(0, len(left), size):
             self._run(left[start : start + size])
 
-    def _attempt(self, jobs: list[Job]) -> _Failure | None:
+    def _attempt(self, jobs: list[Job]) -> Failure | None:
         for job in jobs:
             if job.ending:
                 job.finish(Completion("", 0, 0, "aborted", 0.0))
-        waiting = [job for job in jobs if not job.future.done()]
+        jobs[:] = [job for job in jobs if not job.future.done()]
         try:
-            if waiting:
-                self._answer(waiting)
+            if jobs:
+                self._answer(jobs)
             return None
         except BaseException as error:  # a panic in tokenizers is no Exception
-            memory = self._is_out_of_memory(error)
-            kind = ErrorKind.OUT_OF_MEMORY if memory else ErrorKind.MODEL_FAILED
-            return _Failure(kind, f"{type(error).__name__}: {one_line(error)}")
+            return self._failure(error)
 
-    def _fail(self, job: Job, failure: _Failure) -> None:
+    def _failure(self, error: BaseException) -> Failure:
+        memory = self._is_out_of_memory(error)
+        kind = ErrorKind.OUT_OF_MEMORY if memory else ErrorKind.MODEL_FAILED
+        return Failure(kind, f"{type(error).__name__}: {one_line(error)}")
+
+    def _fail(self, job: Job, failure: Failure) -> None:
         """Fail one job; with the fifth in a row the engine is broken."""
         # Tries of one page share its key: a page that keeps failing does not condemn the engine.
         self._failing.add(job.request.key or job)

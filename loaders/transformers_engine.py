@@ -1,19 +1,21 @@
-"""Hugging Face transformers: static batches on a CPU or on CUDA."""
+"""Hugging Face transformers, on a CPU or on CUDA: batches whose rows come and go."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import torch
 
 from loaders import transformers_model
 from loaders.batching import BatchingEngine, Job
-from loaders.decoding import Clock, Row, decode
+from loaders.decoding import Batch, Clock, Row, prefill
 from loaders.engine import Completion, Request, confidence
 from loaders.families import Family
 from loaders.memory import give_back
 from loaders.pictures import for_model
 from loaders.vlm_loader import VLMConfig
+from pagemill.errors import ErrorKind
 
 SEED = 0
 """The same requests in the same batches are sampled alike after every load."""
@@ -39,6 +41,7 @@ class TransformersEngine(BatchingEngine):
         self._special = transformers_model.special_tokens(self._processor)
         self._ends = transformers_model.end_tokens(self._model, self._processor.tokenizer)
         self._context = transformers_model.context_length(self._model)
+        self._gathers = True
         torch.manual_seed(SEED)
         import transformers
 
@@ -48,22 +51,83 @@ class TransformersEngine(BatchingEngine):
         found = next((token for token in self._special if token in request.prompt), None)
         return f"the prompt contains the special token {found!r}: reword it" if found else None
 
+    def _group(self, request: Request) -> tuple[float, ...]:
+        return (request.temperature,) if self._gathers else super()._group(request)
+
     def _answer(self, jobs: list[Job]) -> None:
+        with torch.inference_mode():
+            if self._gathers:
+                self._flow(jobs)
+            else:
+                self._decode(jobs)
+
+    def _decode(self, jobs: list[Job]) -> None:
+        """A batch that stays as it is, for models whose caches are not known here."""
         clock = Clock()
+        self._drain(self._begin(jobs, clock), clock)
+
+    def _flow(self, jobs: list[Job]) -> None:
+        """A batch in which each row that ends makes room for another page."""
+        line, clock, room = deque(jobs), Clock(), self.capacity
+        batch: Batch | None = None
+        while self._gathers:
+            while batch is None or len(batch.live) < room:
+                line.extend([] if line else self._more(jobs, room))
+                if not line:
+                    break
+                job = line.popleft()
+                try:
+                    new = self._begin([job], clock)
+                except BaseException as error:  # as in `_attempt`
+                    failure = self._failure(error)
+                    if failure.kind is ErrorKind.OUT_OF_MEMORY and batch and batch.live:
+                        line.appendleft(job)
+                        room = len(batch.live)
+                    else:
+                        self._fail(job, failure)
+                    continue
+                batch = self._beside(batch, new, clock)
+            if batch is None or not batch.live:
+                return
+            batch.gather([])
+            self._step(batch, clock)
+        if line:
+            self._decode(list(line))
+
+    def _beside(self, batch: Batch | None, new: Batch, clock: Clock) -> Batch:
+        """One batch of both, after the end of the first where they cannot be one."""
+        if not new.can_gather():
+            self._gathers = False
+            self._drain(new, clock)
+        if not new.live:
+            return batch or new
+        if batch is None or not batch.live:
+            return new
+        if not batch.can_take(new):
+            self._drain(batch, clock)
+            return new
+        batch.gather([new])
+        return batch
+
+    def _begin(self, jobs: list[Job], clock: Clock) -> Batch:
+        """Read the prompts and images of `jobs` and say their first tokens."""
         inputs = self._inputs([job.request for job in jobs])
         rows = self._rows(jobs, inputs["attention_mask"].sum(dim=1).tolist())
-        with torch.inference_mode():
-            self._model.generate(
-                **inputs,
-                **_sampling(jobs[0].request.temperature),
-                use_cache=True,  # a checkpoint that was saved while in training may say otherwise
-                max_new_tokens=max(row.limit for row in rows),
-                custom_generate=decode,
-                rows=rows,
-                clock=clock,
-                ends=self._ends,
-                deliver=self._deliver,
-            )
+        sampling = _sampling(jobs[0].request.temperature)
+        batch = prefill(self._model, inputs, rows, ends=self._ends, **sampling)
+        clock.share(rows, by_prompt=True)
+        self._deliver([row for row in rows if row.finish_reason])
+        return batch
+
+    def _drain(self, batch: Batch, clock: Clock) -> None:
+        while batch.live:
+            self._step(batch, clock)
+
+    def _step(self, batch: Batch, clock: Clock) -> None:
+        going = [batch.rows[place] for place in batch.live]
+        ended = batch.step(self._ends)
+        clock.share(going)
+        self._deliver(ended)
 
     def _inputs(self, requests: list[Request]) -> Any:
         inputs = self._processor.apply_chat_template(
@@ -87,18 +151,18 @@ class TransformersEngine(BatchingEngine):
             for job, tokens in zip(jobs, prompt_tokens, strict=True)
         ]
 
-    def _deliver(self, row: Row) -> None:
-        text = self._processor.tokenizer.decode(row.tokens, skip_special_tokens=True)
-        reason = row.finish_reason or "stop"
-        completion = Completion(
-            text=text.strip(),
-            prompt_tokens=row.prompt_tokens,
-            completion_tokens=row.generated,
-            finish_reason=reason,
-            seconds=row.seconds,
-            **confidence(row.logprobs),
-        )
-        self._finish(row.job, completion)
+    def _deliver(self, rows: list[Row]) -> None:
+        for row in rows:
+            text = self._processor.tokenizer.decode(row.tokens, skip_special_tokens=True)
+            completion = Completion(
+                text=text.strip(),
+                prompt_tokens=row.prompt_tokens,
+                completion_tokens=row.generated,
+                finish_reason=row.finish_reason or "stop",
+                seconds=row.seconds,
+                **confidence(row.logprobs),
+            )
+            self._finish(row.job, completion)
 
     def _is_out_of_memory(self, error: BaseException) -> bool:
         kinds = (MemoryError, torch.OutOfMemoryError)

@@ -98,6 +98,46 @@ def test_requests_of_another_temperature_wait_for_their_own_batch() -> None:
     assert [job.request.prompt for job in next_batch(waiting, 4)] == ["a", "c"]
 
 
+class Growing(Scripted):
+    """Takes one more request whenever it has answered one."""
+
+    def _answer(self, jobs: list[Job]) -> None:
+        self.started.set()
+        assert self.go.wait(SECONDS)
+        line = list(jobs)
+        while line:
+            self.batches.append([job.request.prompt for job in line])
+            job = line.pop(0)
+            if job.request.prompt == "bad":
+                raise ValueError("no good")
+            self._finish(job, Completion(job.request.prompt, 1, 1, "stop", 0.1))
+            line += self._more(jobs, 1)
+
+
+def test_a_batch_takes_more_but_never_starves_the_oldest() -> None:
+    engine = Growing(2)
+    hold(engine)
+    futures = [engine.submit(ask("hot", temperature=0.5))]
+    futures += [engine.submit(ask(f"{i}")) for i in range(9)]
+    engine.go.set()
+    assert results(futures)[0].text == "hot"
+    engine.close()
+    order = [batch[0] for batch in engine.batches]
+    assert order == ["first", "0", "1", "2", "3", "hot", "4", "5", "6", "7", "8"]
+    assert not any("hot" in batch and len(batch) > 1 for batch in engine.batches)
+
+
+def test_what_joined_a_batch_that_fails_is_tried_again_alone() -> None:
+    engine = Growing(2)
+    first = hold(engine)
+    futures = [engine.submit(ask(prompt)) for prompt in ("a", "bad", "c", "d")]
+    engine.go.set()
+    assert first.result(SECONDS).text == "first"
+    assert [futures[i].result(SECONDS).text for i in (0, 2, 3)] == ["a", "c", "d"]
+    assert "no good" in str(futures[1].exception(SECONDS))
+    engine.close()
+
+
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(engine: Scripted) -> None:
     engine.fits = 1
     hold(engine)

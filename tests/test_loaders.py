@@ -213,22 +213,44 @@ def test_abort_ends_a_row_and_leaves_the_others(loader: VLMLoader) -> None:
     assert read(loader, Request((page(LINES[:1]),), PROMPT, 100))[0].finish_reason == "stop"
 
 
-def test_memory_that_runs_out_halves_the_batch(
-    loader: VLMLoader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = loader.engine._model  # type: ignore[attr-defined]
-    generate, sizes = model.generate, []
+def test_memory_that_runs_out_halves_the_batch(loader: VLMLoader) -> None:
+    sizes: list[int] = []
 
-    def cramped(*args: Any, **kwargs: Any) -> Any:
-        sizes.append(len(kwargs["input_ids"]))
-        if sizes[-1] > 1:
+    def cramped(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        rows, tokens = inputs["input_ids"].shape
+        sizes.append(rows)
+        if rows > 1 and tokens == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(*args, **kwargs)
 
-    monkeypatch.setattr(model, "generate", cramped)
-    answers = read(loader, *(Request((page(LINES[:1]),), PROMPT, 10) for _ in range(4)))
+    model = loader.engine._model  # type: ignore[attr-defined]
+    hook = model.register_forward_pre_hook(cramped, with_kwargs=True)
+    try:
+        answers = read(loader, *(Request((page(LINES[:1]),), PROMPT, 10) for _ in range(4)))
+    finally:
+        hook.remove()
     assert {answer.finish_reason for answer in answers} == {"length"}
-    assert sizes == [4, 2, 1, 1, 2, 1, 1]
+    one = [1] * 10
+    assert sizes == [1, 1, 1, 1, 4, 1, 1, 2, *one, *one, 1, 1, 2, *one, *one]
+
+
+def test_a_page_without_room_beside_others_waits_for_them(loader: VLMLoader) -> None:
+    engine: Any = loader.engine
+    begun: list[int] = []
+
+    def cramped(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        if inputs["input_ids"].shape[1] > 1:
+            begun.append(len(engine._running) - sum(job.future.done() for job in engine._running))
+            if begun[-1] > 2 and len(begun) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = engine._model.register_forward_pre_hook(cramped, with_kwargs=True)
+    try:
+        lengths = (2, 4, 6, 8)
+        answers = read(loader, *(Request((page(LINES[:1]),), PROMPT, n) for n in lengths))
+    finally:
+        hook.remove()
+    assert [answer.completion_tokens for answer in answers] == list(lengths)
+    assert begun == [4, 4, 4, 3, 2], "the third page was tried again when the first had ended"
 
 
 def test_a_special_token_in_the_prompt_is_refused(loader: VLMLoader) -> None:
