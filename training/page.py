@@ -24,7 +24,11 @@ from training.glyphs import Atlas, Library, blit, snap
 
 NOWHERE = np.nan
 _WORD = re.compile(r"\S+")
-_MARK = re.compile(r"(?<=[^\W\d_]{3})[1-9]\d?(?![\w%€/-]|[.,]\d)|(?<=[a-z]{2}[.,])[1-9]\d?(?= |$)")
+_MARK = re.compile(
+    r"(?<=[^\W\d_]{3})[1-9]\d?(?![\w%€/-]|[.,]\d)"  # the number of a note or of an address
+    r"|(?<=[a-z]{2}[.,])[1-9]\d?(?= |$)"
+    r"|(?<=\d)(?:st|nd|rd|th|er|ème)\b"
+)
 
 
 class Box(NamedTuple):

@@ -182,6 +182,11 @@ class Speaker:
         name = r.choice([f"{self.word()[:6]}.{r.randrange(10**5):05d}", str(r.randrange(10**7))])
         return f"{start}{r.randint(1000, 30000)}/{name}".lower()
 
+    def ordinal(self) -> str:
+        """3rd, 20th."""
+        number = self.r.choice((*range(1, 11), *range(20, 40)))
+        return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"
+
     def strange(self) -> str:
         """A string without meaning."""
         r = self.r
@@ -286,4 +291,5 @@ _NUMBERS = (
     lambda s, r: "".join(r.choices("0123456789abcdef", k=r.randint(4, 12))),
     lambda s, r: f"{r.randint(1, 400)}–{r.randint(400, 990)}",
     lambda s, r: f"n° {r.randint(1, 99)}",
+    lambda s, r: s.ordinal(),
 )
