@@ -119,7 +119,7 @@ def main(
                 elif part == "visit":
                     measure_visit(bench)
                 elif part == "memory":
-                    measure_memory(bench.folder, config, overrides, many, bench.report)
+                    measure_memory(bench.folder, config, overrides, many, documents, bench.report)
                 else:
                     measure_mission(bench.source, config, overrides, bench.report)
             if bench.broken:

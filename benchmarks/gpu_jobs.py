@@ -23,14 +23,19 @@ LOADED = re.compile(r"loaded .+ in [\d.]+ s")
 
 
 def measure_memory(
-    folder: Path, config: str, overrides: dict[str, Any], many: int, report: Report
+    folder: Path,
+    config: str,
+    overrides: dict[str, Any],
+    many: int,
+    documents: Path | None,
+    report: Report,
 ) -> None:
     """Peaks of a run's processes, for few pages and for many."""
     overrides = json.loads(json.dumps(overrides))
     overrides["outputs"]["text"]["max_new_tokens"] = TOKENS
     runs = []
     for pages in (min(FEW, many // 2), many):
-        source = write_documents(folder / f"memory-{pages}", pages)
+        source = write_documents(folder / f"memory-{pages}", pages, documents)
         command = pagemill("run", str(source), str(folder / f"out-{pages}"), "-c", config)
         began = time.perf_counter()
         log = folder / f"memory-{pages}.log"

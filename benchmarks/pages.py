@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 TRAINED = PROJECT / "models" / "pagereader-19m"
 MAX_PIXELS = 1_310_720
-STEP = 1.5
-"""Points (1/72 inch) by which the crop of each further copy of a document is smaller."""
+STEP, MOST = 1.5, 200.0
+"""Points (1/72 inch) that each further copy of a document loses at its left; all copies at most."""
 VOCABULARY = 152_064
 SHAPES: dict[str, dict[str, Any]] = {
     # Qwen/Qwen2.5-VL-7B-Instruct
@@ -127,14 +127,17 @@ def write_documents(folder: Path, pages: int, documents: Path | None = None) -> 
     import pypdfium2
 
     folder.mkdir(parents=True, exist_ok=True)
-    for turn, file in _rounds([file for file in choose(documents) if _opens(file)]):
+    files = [file for file in choose(documents) if _opens(file)]
+    step = min(STEP, MOST * len(files) / pages)
+    for turn, file in _rounds(files):
         pdf = pypdfium2.PdfDocument(file)
         for number in range(len(pdf) - 1, min(len(pdf), pages) - 1, -1):
             del pdf[number]
         for page in pdf:
             left, bottom, right, top = page.get_mediabox()
-            page.set_mediabox(left + turn * STEP, bottom + turn * STEP / 2, right, top)
-            page.set_cropbox(left + turn * STEP, bottom + turn * STEP / 2, right, top)
+            left, bottom = left + turn * step, bottom + turn * step / 2
+            page.set_mediabox(left, bottom, right, top)
+            page.set_cropbox(left, bottom, right, top)
         pages -= len(pdf)
         pdf.save(folder / f"{turn:03}-{file.name}")
         pdf.close()
@@ -154,7 +157,7 @@ def _opens(file: Path) -> bool:
 
 
 def _rounds(files: list[Path]) -> Iterator[tuple[int, Path]]:
-    """Every document, cropped by so many steps; steps wrap around where little would be left."""
+    """Every document again and again, and the number of the round."""
     if not files:
         raise FileNotFoundError("no PDFs to make pages of: name a folder with --documents")
     for turn in count(1):
