@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from pagemill.errors import ErrorKind
+
 TURNED = "This page is turned by {} degrees clockwise."
 """By how much the page, as it is shown, has been turned from upright: 90, 180 or 270."""
 OTHER_SCRIPT = "This page is in a script that is not read here."
@@ -25,6 +27,14 @@ def turned(answer: str) -> int:
     return int(found[1]) if found else 0
 
 
-def other_script(answer: str) -> bool:
-    """Whether the answer is that the page is in a script that the model does not read."""
-    return answer.strip().rstrip(".").lower() == OTHER_SCRIPT.rstrip(".").lower()
+def says_only(answer: str) -> tuple[ErrorKind, str] | None:
+    """Why an answer is none: it says that the page cannot be read as it is, and nothing else."""
+    only = answer.strip().rstrip(".").lower()
+    if only == OTHER_SCRIPT.rstrip(".").lower():
+        return ErrorKind.OTHER_SCRIPT, "the model says that it does not read this page's script"
+    if only in {TURNED.format(degrees).rstrip(".").lower() for degrees in (90, 180, 270)}:
+        return (
+            ErrorKind.MODEL_FAILED,
+            "the model says that the page is turned, and does not read it",
+        )
+    return None

@@ -92,6 +92,7 @@ class ErrorKind(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     UNREADABLE = "unreadable"
     MODEL_FAILED = "model_failed"
+    OTHER_SCRIPT = "other_script"
     NOT_SELECTED = "not_selected"
 
 
@@ -149,6 +150,9 @@ ERRORS: dict[ErrorKind, ErrorFacts] = {
         True,
         "the model gave no usable answer for this page",
         "look at `attempts`; try another model",
+    ),
+    ErrorKind.OTHER_SCRIPT: ErrorFacts(
+        False, "the model says that it does not read this page's script", "choose one that does"
     ),
     ErrorKind.NOT_SELECTED: ErrorFacts(
         False, "the page is not among those asked for", "widen `select.pages`"
