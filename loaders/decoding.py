@@ -19,7 +19,7 @@ from torch import Tensor
 
 from loaders.batching import Job
 from loaders.engine import FinishReason
-from loaders.kv_cache import can_gather, gather
+from loaders.kv_cache import can_gather, gather, let_grow
 from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
 
 PER_ROW = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
@@ -247,6 +247,8 @@ def _prefill(
     batch.kwargs = _lasting(batch.kwargs, batch._inputs())
     if batch.kwargs.get("attention_mask") is None:  # left out where there is no padding
         batch.kwargs["attention_mask"] = torch.ones_like(batch.input_ids)
+    if batch.can_gather():
+        let_grow(batch.kwargs["past_key_values"])
     return batch
 
 

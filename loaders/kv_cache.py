@@ -48,6 +48,13 @@ def can_gather(cache: Any) -> bool:
     return type(cache) is DynamicCache and all(type(layer) in known for layer in cache.layers)
 
 
+def let_grow(cache: Any) -> None:
+    """Give the full layers of a cache room behind the last token, from the next one on."""
+    for layer in cache.layers:
+        if type(layer) is DynamicLayer and layer.is_initialized:
+            layer.__class__ = GrowingLayer
+
+
 def gather(cache: Any, rows: Sequence[int], newcomers: Sequence[Any], length: int) -> None:
     """Make `cache` hold its own `rows`, then those of `newcomers`, all `length` tokens long.
 

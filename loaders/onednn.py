@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 X86 = ("x86_64", "amd64")
 
@@ -84,5 +83,7 @@ class _PatchConv3d(nn.Conv3d):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-3:]) != self.kernel_size:
             return super().forward(x)
-        product = functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)
+        product = torch.ops.mkldnn._linear_pointwise(
+            x.flatten(1), self.weight.flatten(1), self.bias, "none", [], ""
+        )
         return product[:, :, None, None, None]

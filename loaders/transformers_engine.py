@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from loaders import transformers_model
 from loaders.batching import BatchingEngine, Job
 from loaders.decoding import Batch, Clock, Row, prefill
 from loaders.engine import Completion, Request, confidence
+from loaders.eyes import Eyes
 from loaders.families import Family
 from loaders.memory import give_back
 from loaders.pictures import for_model
+from loaders.visits import Visits
 from loaders.vlm_loader import VLMConfig
 from pagemill.errors import ErrorKind
 
@@ -42,6 +45,8 @@ class TransformersEngine(BatchingEngine):
         self._ends = transformers_model.end_tokens(self._model, self._processor.tokenizer)
         self._context = transformers_model.context_length(self._model)
         self._gathers = True
+        self._visits = Visits()
+        self._eyes = Eyes(self._model)
         torch.manual_seed(SEED)
         import transformers
 
@@ -50,6 +55,10 @@ class TransformersEngine(BatchingEngine):
     def _refusal(self, request: Request) -> str | None:
         found = next((token for token in self._special if token in request.prompt), None)
         return f"the prompt contains the special token {found!r}: reword it" if found else None
+
+    def submit(self, request: Request) -> Future[Completion]:
+        """Queue a request; those about the same images share what the model sees in them."""
+        return self._visits.share(request, super().submit)
 
     def _group(self, request: Request) -> tuple[float, ...]:
         return (request.temperature,) if self._gathers else super()._group(request)
@@ -114,7 +123,9 @@ class TransformersEngine(BatchingEngine):
         inputs = self._inputs([job.request for job in jobs])
         rows = self._rows(jobs, inputs["attention_mask"].sum(dim=1).tolist())
         sampling = _sampling(jobs[0].request.temperature)
-        batch = prefill(self._model, inputs, rows, ends=self._ends, **sampling)
+        alone = self._visits.of(jobs[0].request) if len(jobs) == 1 else None
+        with self._eyes.on(alone):
+            batch = prefill(self._model, inputs, rows, ends=self._ends, **sampling)
         clock.share(rows, by_prompt=True)
         self._deliver([row for row in rows if row.finish_reason])
         return batch

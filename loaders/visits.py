@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from loaders.engine import Request
+from loaders.engine import Completion, Request
 
 
 @dataclass
@@ -30,6 +32,8 @@ class Visit:
         The first prompt, an image being one token or a few.
     prompt : dict
         The same as the engine takes it: prepared images, and a token for each of their cells.
+    features : dict
+        What the model saw in the images, where the engine can hand it on.
     """
 
     images: tuple[Any, ...]  # held, so that nobody else gets their ids meanwhile
@@ -38,6 +42,7 @@ class Visit:
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
     ids: list[int] = field(default_factory=list)
     prompt: dict[str, Any] | None = None
+    features: dict[Any, Any] = field(default_factory=dict)
 
     def keep(self, ids: list[int], prompt: dict[str, Any]) -> None:
         """Let later guests use what was prepared, where there are or may be some."""
@@ -81,6 +86,19 @@ class Visits:
             self._visits[key].guests -= 1
             if not self._visits[key].guests:
                 del self._visits[key]
+
+    def share(
+        self, request: Request, submit: Callable[[Request], Future[Completion]]
+    ) -> Future[Completion]:
+        """Submit a request that enters before, and leaves when it is done."""
+        self.enter(request)
+        try:
+            future = submit(request)
+        except BaseException:
+            self.leave(request)
+            raise
+        future.add_done_callback(lambda _: self.leave(request))
+        return future
 
     def of(self, request: Request) -> Visit:
         """The visit of a request that has entered. Without images, one of its own."""

@@ -48,6 +48,7 @@ IMAGE_TOKENS = {
     "qwen25vl": ("<|image_pad|>", "<|vision_start|>"),
     "mllama": ("<|image|>",),
 }
+EYES = ("visual", "vision_tower", "vision_model")
 QUANTIZED = {"Linear4bit", "Linear8bitLt"}
 DENSE = ("gemma3", "internvl3", "pixtral", "qwen25vl")
 SECONDS = 60
@@ -177,6 +178,26 @@ def test_pages_take_the_places_of_those_that_end(
     if family != "mllama":
         steps = sum(answer.completion_tokens - 1 for answer in alone)
         assert len(sizes) < 7 + steps * 0.75, "places stayed empty"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_image_is_encoded_once_for_all_that_is_asked_of_it(
+    load: Callable[..., VLMLoader], family: str
+) -> None:
+    loader = load(family, batch_size=2)
+    model, image = model_of(loader), picture(1)
+    eyes = next(m for name, m in model.named_modules() if name.endswith(EYES))
+    looks: list[int] = []
+    eyes.register_forward_hook(lambda *_: looks.append(1))
+    requests = [Request((image,), words, 9) for words in ("Read.", "Describe this", "page")]
+    alone = [read(loader, request)[0] for request in requests]
+    assert len(looks) == 3, "a visit is over when its last answer is given"
+    together = read(loader, *requests, Request((image.copy(),), "Read.", 9))
+    assert len(looks) == 5, "once for the image, once for its copy"
+    assert [answer.text for answer in together[:3]] == [answer.text for answer in alone]
+    assert together[3].text == alone[0].text
+    visits = loader.engine._visits  # type: ignore[attr-defined]
+    assert visits._visits == {}
 
 
 @family
