@@ -146,7 +146,11 @@ class _Attempts:
 
     def _submit(self) -> None:
         try:
-            self._ask(self._request).add_done_callback(self._judge)
+            request = self._request
+            if self._turn:
+                shown = (image.rotate(-self._turn, expand=True) for image in request.images)
+                request = replace(request, images=tuple(shown))
+            self._ask(request).add_done_callback(self._judge)
         except Exception as error:
             self.future.set_exception(error)
 
@@ -224,10 +228,8 @@ class _Attempts:
 
     def _show(self, turn: int, temperature: float) -> None:
         """Ask about the page turned by this many degrees clockwise."""
-        self._turn, images = turn, self._asked.images
-        if turn:
-            images = tuple(image.rotate(-turn, expand=True) for image in images)
-        self._request = replace(self._asked, images=images, temperature=temperature)
+        self._turn = turn
+        self._request = replace(self._asked, temperature=temperature)
         self._submit()
 
     def _settle(self) -> None:

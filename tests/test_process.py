@@ -336,9 +336,11 @@ def test_a_long_document_is_staged_and_goes_on_where_it_stopped(
     with pytest.raises(Stopped):
         process_shard(worker, plan.shards[0])
     assert table(out) == []
+    parts = len(list(out.glob("recipe=*/staging/*/*.parquet")))
+    assert parts in (2, 3)  # pages that were answered before the stop was seen are staged too
     count = len(asked)
     balance = run(source, out, settings)
-    assert len(asked) - count == (20 - 12) * 2
+    assert len(asked) - count == (20 - 6 * parts) * 2
     assert [r["page_number"] for r in table(out)] == list(range(1, 21))
     assert balance.balanced
     assert list(out.glob("recipe=*/staging/*/*.parquet")) == []
