@@ -24,10 +24,11 @@ from loaders.vlm_loader import VLMConfig
 from pagemill import answers
 from training import blocks, documents, scripts
 from training.characters import CHARACTERS, indices, keep
-from training.documents import CELL, KINDS, World, make
+from training.documents import CELL, World, make
 from training.export import export, special_ids, to_checkpoint
 from training.figures import Pictures
 from training.glyphs import Library
+from training.kinds import KINDS
 from training.model import TINY, PageReader, load_checkpoint
 from training.nf4 import nf4, rounded, ways
 from training.optimizer import Optimizer

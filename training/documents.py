@@ -5,7 +5,7 @@
     sample.text, sample.xs, sample.ys
     sample.caption
 
-`KINDS` is the table to read: each line is a kind of document and what it is made of.
+Which kinds of documents there are says `KINDS`, in kinds.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import numpy as np
 
 from pagemill.answers import OTHER_SCRIPT
 from training import blocks as b
+from training import front, lists, tables
 from training.characters import Array, indices
 from training.degrade import finish
 from training.figures import Pictures, chart, diagram, in_words
 from training.glyphs import Library
+from training.kinds import KINDS, Kind
 from training.page import Box, Page, Setting, Style, fitting
 from training.turns import enough_to_tell, line_up_the_margin, turned
 from training.words import Speaker, Texts
@@ -52,211 +54,6 @@ class Sample:
     xs: Array
     ys: Array
     caption: str
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of document."""
-
-    noun: str
-    share: float
-    blocks: dict[b.Block, float]
-    columns: tuple[int, ...] = (1,)
-    face: str = "text"
-    em: tuple[float, float] = (11.5, 18)
-    titled: float = 0.5
-    head: float = 0.3
-    foot: float = 0.45
-    notes: float = 0.0
-    margin: float = 0.0
-    """Chance of a narrow column of small print beside the text."""
-    edge: tuple[float, float] = (0.04, 0.14)
-    """White on the left and the right, as a share of the page's width."""
-    wear: float = 0.35
-    """Chance that the page was scanned."""
-
-
-_PROSE = {b.paragraph: 10.0, b.heading: 2.0, b.bullets: 0.8, b.numbered: 0.6}
-KINDS = (
-    Kind(
-        "text page",
-        22,
-        {**_PROSE, b.table: 0.6, b.aside: 0.4, b.code: 0.4, b.definitions: 0.3, b.figure: 0.5},
-        notes=0.2,
-    ),
-    Kind(
-        "text page",
-        8,
-        {b.paragraph: 10, b.lines: 0.5, b.heading: 0.4},
-        em=(12, 20),
-        titled=0.15,
-        head=0.6,
-    ),
-    Kind(
-        "scientific page",
-        9,
-        {**_PROSE, b.references: 1.2, b.table: 0.6, b.figure: 0.8},
-        em=(11, 14),
-        titled=0.6,
-        margin=0.5,
-        head=0.4,
-        foot=0.8,
-        wear=0.15,
-    ),
-    Kind(
-        "scientific page",
-        9,
-        {**_PROSE, b.paragraph: 13, b.contents: 0.6, b.references: 0.5, b.table: 0.4, b.code: 0.3},
-        face="latex",
-        em=(13, 17.5),
-        edge=(0.13, 0.23),
-        titled=0.25,
-        head=0.15,
-        foot=0.9,
-        wear=0.08,
-    ),
-    Kind(
-        "scientific page",
-        6,
-        {**_PROSE, b.references: 1.2, b.table: 0.4, b.figure: 0.4},
-        face="latex",
-        em=(12.5, 14.5),
-        edge=(0.05, 0.08),
-        head=0.0,
-        foot=0.95,
-        margin=1.0,
-        wear=0.05,
-    ),
-    Kind(
-        "page in columns",
-        17,
-        {**_PROSE, b.figure: 1.0, b.aside: 0.3, b.table: 0.3, b.references: 0.5},
-        columns=(2, 2, 2, 3),
-        em=(9.5, 14.5),
-        titled=0.5,
-        head=0.5,
-        notes=0.15,
-    ),
-    Kind(
-        "newspaper page",
-        5,
-        {b.paragraph: 9, b.heading: 2.2, b.figure: 1.2, b.lines: 0.3},
-        columns=(3, 4, 2),
-        em=(9.5, 12.5),
-        titled=0.8,
-        wear=0.5,
-    ),
-    Kind(
-        "table",
-        9,
-        {b.big_table: 6, b.paragraph: 2, b.heading: 1, b.table: 1},
-        em=(9, 14),
-        titled=0.3,
-        head=0.4,
-        notes=0.3,
-    ),
-    Kind(
-        "table",
-        5,
-        {b.statistics: 6, b.paragraph: 4, b.big_table: 1},
-        em=(11.5, 15),
-        titled=0.1,
-        head=0.6,
-        foot=0.7,
-        notes=0.2,
-        wear=0.1,
-    ),
-    Kind(
-        "typewritten page",
-        16,
-        {
-            b.paragraph: 8,
-            b.heading: 1.2,
-            b.lines: 1.2,
-            b.pairs: 0.7,
-            b.contents: 0.3,
-            b.table: 0.4,
-            b.numbered: 0.4,
-        },
-        face="typewriter",
-        em=(9.5, 19),
-        titled=0.3,
-        head=0.25,
-        foot=0.3,
-        wear=0.85,
-    ),
-    Kind(
-        "letter", 5, {b.paragraph: 6, b.lines: 3, b.pairs: 0.6}, em=(12, 18), titled=0.15, wear=0.5
-    ),
-    Kind(
-        "form",
-        5,
-        {b.form: 6, b.heading: 1.5, b.paragraph: 1, b.pairs: 1.5, b.table: 0.5},
-        em=(10, 16),
-        titled=0.8,
-        wear=0.5,
-    ),
-    Kind(
-        "invoice",
-        3,
-        {b.pairs: 2, b.table: 3, b.lines: 2, b.items_with_prices: 1},
-        em=(10.5, 16),
-        titled=0.7,
-    ),
-    Kind(
-        "receipt",
-        2,
-        {b.items_with_prices: 5, b.pairs: 2, b.lines: 2},
-        face="dots",
-        em=(11, 22),
-        titled=0.5,
-        wear=0.6,
-    ),
-    Kind("table of contents", 2.5, {b.contents: 6, b.heading: 2, b.lines: 0.4}, titled=0.6),
-    Kind(
-        "table of contents",
-        1.5,
-        {b.contents: 6, b.heading: 1},
-        face="latex",
-        edge=(0.1, 0.22),
-        titled=0.9,
-        wear=0.08,
-    ),
-    Kind(
-        "bibliography",
-        1.5,
-        {b.references: 6, b.heading: 1},
-        em=(10.5, 14),
-        titled=0.3,
-        head=0.5,
-        wear=0.15,
-    ),
-    Kind("page of code", 3, {b.code: 5, b.paragraph: 3, b.heading: 1, b.definitions: 2}, wear=0.1),
-    Kind(
-        "slide",
-        3,
-        {b.bullets: 4, b.heading: 1, b.figure: 2, b.lines: 1.5, b.paragraph: 1},
-        em=(17, 34),
-        titled=0.95,
-        head=0.1,
-        wear=0.1,
-    ),
-    Kind(
-        "print-out",
-        2,
-        {b.pairs: 2, b.lines: 2, b.table: 2, b.paragraph: 2, b.code: 1},
-        face="dots",
-        em=(12, 20),
-        wear=0.6,
-    ),
-    Kind(
-        "manual page",
-        4,
-        {b.definitions: 3, b.paragraph: 4, b.heading: 2, b.code: 2, b.bullets: 1, b.aside: 1},
-        head=0.7,
-        wear=0.1,
-    ),
-)
 
 
 def make(
@@ -471,7 +268,7 @@ def _running_foot(page: Page, style: Style, say: Speaker, mx: float, my: float) 
     face = r.choice([style.body, style.small])
     if r.random() < 0.15:  # how to cite the page, in two lines
         page.write(
-            b.entry(say),
+            lists.entry(say),
             style.small,
             style,
             Box(mx, y - style.em * 0.3, (page.across - 2 * mx) * 0.93, page.down),
@@ -502,16 +299,16 @@ def _front_page(page: Page, style: Style, say: Speaker, body: Box) -> Box:
     """
     r = page.r
     if r.random() < 0.8:
-        body = body._replace(y=b.sign(page, style, say, body) + style.em * r.uniform(0.5, 5))
+        body = body._replace(y=front.sign(page, style, say, body) + style.em * r.uniform(0.5, 5))
     if r.random() < 0.3:
         return body
     left = body.width * r.uniform(0.22, 0.3)
     over = body._replace(x=body.x + left, width=body.width - left)
     y = b.heading(page, style, say, over, 1) or over.y
-    y = b.authors(page, style, say, over._replace(y=y + style.em * 0.3))
+    y = front.authors(page, style, say, over._replace(y=y + style.em * 0.3))
     start = y + style.em * r.uniform(-3 if page.length else 0, 3)
     gap = style.em * r.uniform(0.8, 1.6)
-    b.particulars(page, style, say, Box(body.x, start, left - gap, body.bottom))
+    front.particulars(page, style, say, Box(body.x, start, left - gap, body.bottom))
     return over._replace(y=y + style.em * r.uniform(0.5, 2.5))
 
 
@@ -553,7 +350,7 @@ def _columns(page: Page, style: Style, say: Speaker, kind: Kind, body: Box, colu
     """The columns, one after the other; a wide figure or table may stand above or below them."""
     r = page.r
     if columns > 1 and r.random() < 0.25:
-        top = r.choice([b.figure, b.big_table])(
+        top = r.choice([b.figure, tables.big_table])(
             page, style, say, body._replace(bottom=body.y + (body.bottom - body.y) * 0.4)
         )
         body = body._replace(y=top or body.y)
@@ -592,7 +389,7 @@ def _picture(r: random.Random, world: World, say: Speaker, longest: int) -> tupl
         page.say("\n")
         box = box._replace(y=y + style.em * 0.5)
     if kind == "table":
-        b.table(page, style, say, box, (3, 9), (2, 6))
+        tables.table(page, style, say, box, (3, 9), (2, 6))
         return page, _describe(page, "table", 1), r.random() < 0.2
     drawn = (chart if kind == "chart" else diagram)(
         page, style, say, box.x, box.y, box.width, box.bottom - box.y - style.em

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -338,14 +338,6 @@ def fitting(text: str, face: Atlas) -> str:
         return text
     kept = "".join(character for character, there in zip(text, has, strict=True) if there)
     return " ".join(kept.split()) or "a"
-
-
-def but(box: Box, **changes: float) -> Box:
-    return box._replace(**changes)
-
-
-def set_like(how: Setting, **changes: object) -> Setting:
-    return replace(how, **changes)  # type: ignore[arg-type]
 
 
 def _join(codes: Array, xs: Array) -> tuple[Array, Array]:
