@@ -26,6 +26,7 @@ from loaders.pictures import data_url, for_model
 from loaders.streaming import Draft, StreamingEngine
 from loaders.support import family_of, refuse_pair
 from loaders.visits import Visit, Visits
+from loaders.vllm_worker import OWNER
 from loaders.vlm_loader import QuantizationType, VLMConfig
 from pagemill.errors import EngineError, ErrorKind
 
@@ -63,6 +64,7 @@ class VLLMEngine(StreamingEngine):
         mistral = is_mistral_form(config.model_id, config.options)
         own = _check(config, family, mistral)
         _quiet()
+        os.environ[OWNER] = str(os.getpid())
         arguments = _arguments(config, own, mistral)
         self._prompter = _MistralPrompter() if mistral else _TemplatePrompter(config)
         self._numbers = itertools.count()

@@ -8,6 +8,7 @@ of the code trusts what it gets.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -236,7 +237,9 @@ class Work(_Part):
     workers: int | None = Field(
         None, ge=1, description="of process and ray; by default one for each GPU, else one"
     )
-    gpus_per_worker: int = Field(1, ge=1, description="for a model that is split over GPUs")
+    gpus_per_worker: int | None = Field(
+        None, ge=1, description="by default as many as model.options split it over, else one"
+    )
     ray_address: str | None = Field(None, description="host:port; by default RAY_ADDRESS or here")
     when_busy: WhenBusy = Field(
         WhenBusy.WAIT, description="when another run works on the same recipe"
@@ -251,6 +254,17 @@ class StorageOptions(_Part):
     profile: str | None = Field(None, description="whose keys to take from ~/.aws")
     anonymous: bool = Field(False, description="send no keys: for public buckets")
     requester_pays: bool = Field(False, description="read buckets that charge the reader")
+
+
+_SPLIT = {
+    "vllm": ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+    "sglang": ("tp_size", "pp_size", "dp_size"),
+}
+"""Options of a framework that split a model over GPUs; their product is how many."""
+
+
+def _gpus_split_over(model: Model) -> int:
+    return math.prod(int(model.options.get(o, 1)) for o in _SPLIT.get(model.framework, ()))
 
 
 Secret = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
@@ -280,6 +294,11 @@ class Settings(_Part):
         """How to reach SOURCE."""
         return self.source_storage or self.storage
 
+    @property
+    def gpus_per_worker(self) -> int:
+        """GPUs that an engine takes."""
+        return self.work.gpus_per_worker or _gpus_split_over(self.model)
+
     @field_validator("outputs")
     @classmethod
     def _names_are_columns(cls, outputs: dict[str, Output]) -> dict[str, Output]:
@@ -300,6 +319,16 @@ class Settings(_Part):
     def _limits_agree(self) -> Settings:
         if self.limits.max_pages > self.limits.max_declared_pages:
             raise ValueError("limits.max_pages is above limits.max_declared_pages")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_agree(self) -> Settings:
+        split, given = _SPLIT.get(self.model.framework), self.work.gpus_per_worker
+        if split and given and given != _gpus_split_over(self.model):
+            raise ValueError(
+                f"work.gpus_per_worker: {given}, but the model is split over "
+                f"{_gpus_split_over(self.model)}: say model.options.{split[0]}: {given}"
+            )
         return self
 
 

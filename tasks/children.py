@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from multiprocessing.managers import BaseManager, BaseProxy
 from pathlib import Path
 from typing import cast
@@ -53,20 +54,22 @@ def child_makers(job: Job) -> list[Callable[[int | None], Child]]:
     if not needs_gpu(job.settings.model):
         return [partial(Child, job, f"child-{n}", None) for n in range(1, (work.workers or 1) + 1)]
     gpus = visible_gpus()
-    room = len(gpus) // work.gpus_per_worker
+    each = job.settings.gpus_per_worker
+    room = len(gpus) // each
     if not room or room < (work.workers or 1):
         raise UsageError(
-            f"work.runner: process: {work.workers or 1} workers of {work.gpus_per_worker} GPUs do "
+            f"work.runner: process: {work.workers or 1} workers of {each} GPUs do "
             f"not fit on the {len(gpus)} GPUs here: see `pagemill doctor`, or lower work.workers"
         )
     return [partial(Child, job, "gpu", gpus)] * (work.workers or room)
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, by index or UUID. CUDA is not touched."""
+    """The GPUs that this process may use, by index, UUID or MIG name. CUDA is not touched."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip()]
+        names = (name.strip() for name in chosen.split(","))
+        return list(takewhile(lambda name: name and not name.startswith("-"), names))
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
@@ -142,7 +145,7 @@ class Child:
         if gpus is None:
             self.name, self._process = name, _spawn(address, {}, [])
         else:
-            with claim(gpus, job.settings.work.gpus_per_worker) as (mine, locks):
+            with claim(gpus, job.settings.gpus_per_worker) as (mine, locks):
                 self.name = f"{name}-{'+'.join(mine)}"
                 visible = {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
                 self._process = _spawn(address, visible, locks)
@@ -174,7 +177,10 @@ class Child:
             self._worker.stop()
 
     def close(self) -> None:
-        self._process.kill()  # what it has committed is safe, and nothing else is to be kept
+        # What it has committed is safe, and nothing else is to be kept. The whole group, also of
+        # one that is dead: its framework may have processes of its own, which hold the GPU.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         assert self._process.stdin
         self._process.stdin.close()
@@ -291,7 +297,7 @@ _Manager.register(
 
 def _end_with_parent() -> None:
     sys.stdin.buffer.read()
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)  # its framework's processes, too
 
 
 def main() -> None:

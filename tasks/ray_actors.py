@@ -47,7 +47,7 @@ def actor_makers(job: Job) -> Iterator[Sequence[Callable[[int | None], Actor]]]:
     if ours:
         _connect(ray, work.ray_address or os.environ.get("RAY_ADDRESS") or "auto")
     try:
-        gpus = work.gpus_per_worker if needs_gpu(job.settings.model) else 0
+        gpus = job.settings.gpus_per_worker if needs_gpu(job.settings.model) else 0
         room = _room(ray, gpus)
         if not room:
             raise OrchestratorError(

@@ -201,7 +201,7 @@ def missing(plan: Plan) -> Iterator[str]:
 
 def price(seconds: float, workers: int, settings: Settings) -> float | None:
     """What GPUs cost that are paid from beginning to end; None where no price is set."""
-    rate, gpus = settings.work.gpu_hour_price, max(workers, 1) * settings.work.gpus_per_worker
+    rate, gpus = settings.work.gpu_hour_price, max(workers, 1) * settings.gpus_per_worker
     return None if rate is None else seconds / 3600 * gpus * rate
 
 

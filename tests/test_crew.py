@@ -17,7 +17,7 @@ from helpers import echo_settings, make_pdf, name, run, table
 
 from pagemill.errors import EngineError, OrchestratorError, Stopped, UsageError, WorkerLost
 from pagemill.settings import Settings
-from tasks.children import Child, claim, visible_gpus
+from tasks.children import Child, child_makers, claim, visible_gpus
 from tasks.crew import Crew, muster
 from tasks.job import Job, open_job
 from tasks.plan import Plan, plan_job
@@ -202,7 +202,7 @@ def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> N
     child = Child(job, "child-1", None, None)
     assert child._process.stdin
     child._process.stdin.close()  # as the kernel does when the parent is killed
-    assert child._process.wait(timeout=60) == 0
+    assert child._process.wait(timeout=60) == -signal.SIGKILL
     with pytest.raises(WorkerLost, match="child-1"):
         child.report()
     child.close()
@@ -287,6 +287,64 @@ def test_a_gpu_is_claimed_by_one_child_and_free_again_when_it_is_killed(
     first.close()
 
 
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("", []),
+        ("-1", []),
+        ("2, 5", ["2", "5"]),
+        ("0,-1,3", ["0"]),  # as CUDA reads it
+        ("GPU-3f6a,MIG-77e1", ["GPU-3f6a", "MIG-77e1"]),
+    ],
+)
+def test_gpus_are_those_that_cuda_would_see(
+    visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus() == gpus
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("options", "environment"), [({}, ["0", "1"]), ({"tensor_parallel_size": 2}, ["0,1"])]
+)
+def test_each_engine_gets_as_many_gpus_as_its_model_is_split_over(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, int],
+    environment: list[str],
+) -> None:
+    monkeypatch.setattr(Child, "_connect", lambda *_: Idle())
+    model = {"framework": "vllm", "id": str(tmp_path), "options": options}
+    wanted = settings(
+        tmp_path, work__runner="process", **{f"model__{k}": v for k, v in model.items()}
+    )
+    job = Job(str(source), str(tmp_path / "out"), wanted, Any, "run")  # type: ignore[arg-type]
+    children = [make(None) for make in child_makers(job)]
+    assert [_environment(child)["CUDA_VISIBLE_DEVICES"] for child in children] == environment
+    for child in children:
+        child.close()
+
+
+class Idle:
+    """Stands in for the worker at the other end: no GPU is here to load a model on."""
+
+    def warm_up(self, pages: int | None) -> None: ...
+
+    def load(self) -> None: ...
+
+
+def test_a_split_that_does_not_fit_its_gpus_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tensor_parallel_size: 2"):
+        settings(tmp_path, work__gpus_per_worker=2, model__framework="vllm")
+    split = {"model__options": {"tensor_parallel_size": 4}, "model__framework": "vllm"}
+    assert settings(tmp_path, **split).gpus_per_worker == 4
+    assert settings(tmp_path, work__gpus_per_worker=4, **split).gpus_per_worker == 4
+    assert settings(tmp_path, work__gpus_per_worker=3).gpus_per_worker == 3
+    assert settings(tmp_path).gpus_per_worker == 1
+
+
 def _environment(child: Child) -> dict[str, str]:
     data = Path(f"/proc/{child.pid}/environ").read_text()
     return dict(pair.split("=", 1) for pair in data.split("\0") if "=" in pair)
@@ -297,9 +355,8 @@ def test_too_few_gpus_are_told_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert visible_gpus() == ["3"]
-    wanted = settings(
-        tmp_path, work__runner="process", work__gpus_per_worker=2, model__framework="transformers"
-    )
+    two = {"work__gpus_per_worker": 2, "model__framework": "transformers"}
+    wanted = settings(tmp_path, work__runner="process", **two)
     ran = Ran.__new__(Ran)
     ran.job = Job(str(source), str(tmp_path / "out"), wanted, Any, "run")  # type: ignore[arg-type]
     with (
