@@ -72,3 +72,25 @@ def test_a_page_of_the_7b_model_takes_about_two_operations_a_weight_and_token(
     assert limit.prefill == pytest.approx(language, rel=0.05)
     assert limit.decode == pytest.approx(2 * 7.07e9 * 100, rel=0.05)
     assert limit.decode_bytes > 7.07e9 * 2
+
+
+def test_scaling_reads_the_same_pages_with_one_worker_and_with_two() -> None:
+    command = [sys.executable, "benchmarks/scaling.py", "-c", "benchmarks/echo.yaml"]
+    small = ["--set", "work.shard_documents=1", "--set", "render.max_pixels=50176"]
+    done = subprocess.run(
+        [*command, *small, "--pages", "16", "--documents", str(SAMPLES)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    one, two = result["runs"]
+    assert [sum(report["pages"]["ok"] for report in run["reports"]) for run in (one, two)] == [
+        16
+    ] * 2
+    assert [report["loads"] for report in two["reports"]] == [1, 1]
+    assert result["scaling"] == pytest.approx(
+        two["pages_per_second"] / one["pages_per_second"], rel=1e-3
+    )
