@@ -138,7 +138,9 @@ ERRORS: dict[ErrorKind, ErrorFacts] = {
         False, "the page cannot be drawn", "install poppler-utils for the second renderer"
     ),
     ErrorKind.TIME_OUT: ErrorFacts(
-        True, "drawing took longer than allowed", "raise `limits.seconds_per_page`"
+        True,
+        "drawing or reading took longer than allowed",
+        "raise the limit that `decided_by` names",
     ),
     ErrorKind.OUT_OF_MEMORY: ErrorFacts(
         True, "drawing or reading took more memory than allowed", "raise `limits.memory_mb`"

@@ -132,6 +132,12 @@ class Limits(_Part):
     )
     seconds_per_page: float = Field(30, gt=0, description="to draw a page, for each renderer")
     seconds_per_document: float = Field(1800, gt=0, description="to draw all of its pages")
+    read_seconds: float = Field(
+        1800, gt=0, description="for the model to read a page, once it has begun"
+    )
+    shard_seconds: float | None = Field(
+        None, gt=0, description="for a shard; what is not read by then fails until the next run"
+    )
     memory_mb: int = Field(
         1536, ge=256, description="address space of a render process: all decoded at one time"
     )

@@ -33,6 +33,7 @@ class Feed:
         self._clock = clock
         self._lock = threading.Lock()
         self._held = 0
+        self._asked: dict[Future[Completion], str] = {}
         self._first = self._now = clock()
         self._idle = self._hungry = 0.0
         self._at_last_request = (self._first, 0.0, 0.0)
@@ -48,8 +49,15 @@ class Feed:
         except BaseException:
             self._leave()
             raise
-        future.add_done_callback(lambda _: self._leave())
+        with self._lock:
+            self._asked[future] = request.key
+        future.add_done_callback(self._leave)
         return future
+
+    def being_read(self) -> set[str]:
+        """The keys of the requests that the engine has begun with."""
+        with self._lock:
+            return {key for future, key in self._asked.items() if future.running()}
 
     def shares(self) -> tuple[float, float]:
         """Shares of the time, up to the last request, that the engine was idle and hungry."""
@@ -58,10 +66,12 @@ class Feed:
         there = last - self._first
         return (idle / there, hungry / there) if there > 0 else (0.0, 0.0)
 
-    def _leave(self) -> None:
+    def _leave(self, future: Future[Completion] | None = None) -> None:
         with self._lock:
             self._advance()
             self._held -= 1
+            if future is not None:
+                self._asked.pop(future)
 
     def _advance(self) -> None:
         now = self._clock()

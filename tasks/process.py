@@ -12,7 +12,6 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -101,7 +100,7 @@ class _Document:
     rows: dict[int, Row] = field(default_factory=dict)
     staged: set[int] = field(default_factory=set)
     trust: Trust | None = None
-    reading: int = 0
+    reading: set[int] = field(default_factory=set)
     drawn: bool = False
 
     def result(self) -> DocumentRows:
@@ -114,7 +113,7 @@ class _ShardRun:
         self.worker = worker
         self.shard = shard
         self.settings = worker.job.settings
-        self.window = Window(worker.room, worker.check_stop)
+        self.window = Window(worker)
         self.complete: list[DocumentRows] = []
         self.claims: dict[str, str] = {}
         self.waiting: list[tuple[Item, RowMaker, Future[list[Row]]]] = []
@@ -141,7 +140,10 @@ class _ShardRun:
         return item, fetch(item.source, self.settings)
 
     def _start(self, item: Item, fetched: Fetched | Failure) -> None:
-        self.worker.check_stop()
+        self.window.settle()
+        if self.window.over and not isinstance(fetched, Failure):
+            fetched.close()
+            fetched = self.window.over
         if isinstance(fetched, Failure):
             self._fail(item, self._maker(item, item.source, None), fetched)
             return
@@ -200,11 +202,13 @@ class _ShardRun:
             self._skip_unwanted(document)
             for page in pages:
                 assert isinstance(page, PageImage | PageFailure)
-                self.worker.check_stop()
                 self._read_page(document, page)
                 self.window.settle()
                 if trust and trust.is_waiting:
                     self.window.wait_until(lambda: not trust.is_waiting)
+                if self.window.over:
+                    self._leave_unread(document, self.window.over)
+                    break
         document.drawn = True
         self._complete_if_whole(document)
 
@@ -225,6 +229,18 @@ class _ShardRun:
             outside, count, out_of_range(self.settings.select.pages or "")
         )
         for row in skipped:
+            self._add_row(document, row)
+
+    def _leave_unread(self, document: _Document, late: Failure) -> None:
+        """The pages that there is no time for: those to be read again keep the rows they have."""
+        item, maker, count = document.item, document.maker, document.page_count
+        known = document.rows.keys() | document.reading
+        unread = {n for n in item.pages or range(1, count + 1) if n <= count} - known
+        rows = [maker.failed_page(PageFailure(number, late), count) for number in sorted(unread)]
+        if item.pages is not None:
+            there = self.worker.ledger.rows(item.source.uri)
+            rows = [maker.tried(row) for row in there if row["page_number"] in unread]
+        for row in rows:
             self._add_row(document, row)
 
     def _fail(self, item: Item, maker: RowMaker, failure: Failure) -> None:
@@ -278,20 +294,11 @@ class _ShardRun:
             if trust and "text" in answers:
                 trust.compare(facts, answers["text"])
             self._add_row(document, maker.read(facts, answers, count, self.worker.engine(), layer))
-            document.reading -= 1
+            document.reading.remove(facts.number)
             self._complete_if_whole(document)
 
-        document.reading += 1
+        document.reading.add(facts.number)
         self.window.read(key, ask, finish)
-
-    def _wait(self, future: Future[T]) -> T:
-        while True:
-            self.worker.check_stop()
-            try:
-                return future.result(timeout=0.2)
-            except FutureTimeout:
-                if future.done():  # the error is the future's own, not ours for waiting
-                    raise
 
     def _add_row(self, document: _Document, row: Row) -> None:
         document.rows[row["page_number"]] = row
@@ -346,7 +353,14 @@ class _ShardRun:
         # Last, when every document that another shard may wait for is done: no two can block
         # each other.
         for item, maker, twin in self.waiting:
-            self._complete_copy(item, maker, self._wait(twin))
+            self._take_copy(item, maker, twin)
+
+    def _take_copy(self, item: Item, maker: RowMaker, twin: Future[list[Row]]) -> None:
+        self.window.wait_until(lambda: twin.done() or self.window.over)
+        if self.window.over and not twin.done():
+            self._fail(item, maker, self.window.over)
+        else:
+            self._complete_copy(item, maker, twin.result())
 
     def _commit(self) -> None:
         batch, self.complete = self.complete, []
@@ -366,8 +380,7 @@ class _ShardRun:
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what is complete, let go of the rest."""
-        for key in self.window.unfinished():
-            self.worker.abort(key)
+        self.window.abort()
         if isinstance(error, EngineError):
             # What failed just before the engine was found broken was not the pages' fault.
             self.complete = [d for d in self.complete if not _has_model_failure(d)]

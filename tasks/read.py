@@ -52,7 +52,8 @@ class Answer:
     prompt_tokens, completion_tokens, seconds
         Summed over all attempts: failed ones cost as well.
     error : ErrorKind or None
-    message : str or None
+    message, decided_by : str or None
+        As in a `Failure`.
     mean_logprob, min_logprob : float or None
         How sure the model was of what was kept, where it was asked.
     """
@@ -65,6 +66,7 @@ class Answer:
     seconds: float = 0.0
     error: ErrorKind | None = None
     message: str | None = None
+    decided_by: str | None = None
     mean_logprob: float | None = None
     min_logprob: float | None = None
     rotation: int = 0
@@ -195,7 +197,10 @@ class _Attempts:
             self._try_again(completion, f"says turned by {said}", upright)
         elif outcome := self._why_not(completion, said):
             self._tried.append(_Tried(completion, self._turn, self._note(outcome)))
-            self._climb(looped=completion.finish_reason == "loop")
+            if completion.finish_reason == "aborted":  # there is no time for more
+                self._settle()
+            else:
+                self._climb(looped=completion.finish_reason == "loop")
         else:
             self._keep(completion, self._turn)
 

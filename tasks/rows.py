@@ -198,7 +198,9 @@ def _outcome(answers: dict[str, Answer], layer: str | None, damage: str | None) 
     errors = [a for a in answers.values() if a.error is not None]
     if answers and len(errors) == len(answers) and layer is None:
         kind = errors[0].error or ErrorKind.MODEL_FAILED
-        return _failed(Failure(kind, errors[0].message or "the model failed"))
+        message = errors[0].message or "the model failed"
+        return _failed(Failure(kind, message, errors[0].decided_by))
     if errors or damage or not all(a.whole for a in answers.values()):
-        return {"status": Status.PARTIAL, "error_message": errors[0].message if errors else damage}
+        why = next((a.message for a in answers.values() if a.message), damage)
+        return {"status": Status.PARTIAL, "error_message": why}
     return {"status": Status.OK}

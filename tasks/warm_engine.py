@@ -83,6 +83,11 @@ class WarmEngine:
         else:
             self._given_up.add(key)
 
+    def being_read(self) -> set[str]:
+        """The keys of what the engine is reading."""
+        feed = self.feed
+        return feed.being_read() if feed else set()
+
     def _load(self) -> None:
         assert self._loading is not None
         try:

@@ -1,89 +1,72 @@
-"""The window: pages that are with the engine, finished in whatever order it answers.
+"""The window: a shard's pages that are with the engine, finished in whatever order it answers.
 
 A slow page holds nobody up: what is answered becomes a row at once, and its place goes to the next
-page. All shards of a worker share the places, so that the pictures in memory depend on the engine
-alone: not on the document, the job or the number of shards in flight.
+page. A page that takes longer than `limits.read_seconds` is ended, and so is all that is left of a
+shard after `limits.shard_seconds`.
 """
 
 from __future__ import annotations
 
 import itertools
 import queue
-import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from pagemill.document import Failure
+from pagemill.errors import EngineError, ErrorKind
+from pagemill.settings import Limits
 from tasks.read import Answer
-
-LOOK_SECONDS = 0.2
-"""Between two looks, while waiting, at what else may have happened."""
+from tasks.render_process import decided
+from tasks.room import LOOK_SECONDS
+from tasks.worker import Worker
 
 Answers = dict[str, Answer]
 
 
-class Room:
-    """A worker's places for pages, given in the order in which they are asked for. Thread-safe.
-
-    Parameters
-    ----------
-    places : int
-        Pages that the engine should hold: those that it reads, and those that it reads next.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._turns = itertools.count()
-        self._waiting: set[int] = set()
-        self._changed = threading.Condition()
-
-    def enter(self, meanwhile: Callable[[], None]) -> None:
-        """Take a place as soon as one is free; what `meanwhile` raises ends the wait."""
-        turn = next(self._turns)
-        while not self._take(turn):
-            meanwhile()  # may take its time: others go ahead, but this turn stays the older one
-
-    def leave(self) -> None:
-        """Give a place back."""
-        with self._changed:
-            self._free += 1
-            self._changed.notify_all()
-
-    def _take(self, turn: int) -> bool:
-        with self._changed:
-            self._waiting.add(turn)
-            taken = self._changed.wait_for(
-                lambda: self._free and turn == min(self._waiting), LOOK_SECONDS
-            )
-            self._waiting.discard(turn)
-            self._free -= bool(taken)
-            self._changed.notify_all()
-            return bool(taken)
-
-
 @dataclass
 class _Reading:
-    """A page that is being read. It holds no picture: only the engine's requests do."""
+    """A page that is being read. It holds no picture: only the engine's requests do.
+
+    Attributes
+    ----------
+    began : float or None
+        When the engine was first seen to read it.
+    late : Failure or None
+        Why it was ended, if it was; when is `ended`.
+    """
 
     answers: dict[str, Future[Answer]]
     finish: Callable[[Answers], None]
     arrivals: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    began: float | None = None
+    late: Failure | None = None
+    ended: float = 0.0
 
 
 class Window:
-    """The pages of one shard that are being read.
+    """The pages of one shard that are being read. Used by one thread.
 
     Parameters
     ----------
-    room : Room
-    check : callable
-        Called while waiting; may raise.
+    worker : Worker
+    clock : callable, optional
+        Seconds; for tests.
+
+    Attributes
+    ----------
+    over : Failure or None
+        Why what is left of the shard is not read, once its time is up.
     """
 
-    def __init__(self, room: Room, check: Callable[[], None]) -> None:
-        self._room, self._check = room, check
+    def __init__(self, worker: Worker, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker, self._limits = worker, worker.job.settings.limits
+        self._clock = clock
+        self._began = self._looked = clock()
         self._open: dict[str, _Reading] = {}
         self._answered: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.over: Failure | None = None
 
     def read(
         self,
@@ -94,14 +77,24 @@ class Window:
         """Ask about a page as soon as there is room; `finish` gets its answers.
 
         `finish` is called by this thread in a later call of this window, and never holds it up.
+
+        Raises
+        ------
+        Stopped
+            The worker was asked to stop.
+        EngineError
+            The engine failed, or has not ended a page long after it was told to.
         """
-        self._room.enter(self._look)
+        self._worker.room.enter(self.settle)
         reading = self._open[key] = _Reading(ask(), finish)
         for answer in reading.answers.values():
             answer.add_done_callback(lambda _: self._arrived(key, reading))
 
     def settle(self, seconds: float = 0) -> None:
         """Finish the pages that are answered; waits so long for the first of them."""
+        self._worker.check_stop()
+        if self._clock() - self._looked >= LOOK_SECONDS:
+            self._look()
         try:
             self._finish(self._answered.get(seconds > 0, seconds))
             while True:
@@ -109,29 +102,74 @@ class Window:
         except queue.Empty:
             return
 
-    def wait_until(self, done: Callable[[], bool]) -> None:
+    def wait_until(self, done: Callable[[], object]) -> None:
         """Finish pages as they are answered, until it is `done`."""
         while not done():
-            self._check()
             self.settle(LOOK_SECONDS)
 
     def is_empty(self) -> bool:
         """Whether every page is finished."""
         return not self._open
 
-    def unfinished(self) -> list[str]:
-        """The keys of the pages that are being read."""
-        return list(self._open)
-
-    def _look(self) -> None:
-        self._check()
-        self.settle()
+    def abort(self) -> None:
+        """Let go of the pages that are being read."""
+        for key in self._open:
+            self._worker.abort(key)
 
     def _arrived(self, key: str, reading: _Reading) -> None:
         if next(reading.arrivals) == len(reading.answers):
-            self._room.leave()
+            self._worker.room.leave()
             self._answered.put(key)
 
     def _finish(self, key: str) -> None:
         reading = self._open.pop(key)
-        reading.finish({name: answer.result() for name, answer in reading.answers.items()})
+        answers = {name: answer.result() for name, answer in reading.answers.items()}
+        if reading.late is not None:
+            answers = {name: _blamed(answer, reading.late) for name, answer in answers.items()}
+        reading.finish(answers)
+
+    # -- deadlines -------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """End what has taken too long."""
+        now = self._looked = self._clock()
+        limit = self._limits.shard_seconds
+        if limit is not None and now - self._began > limit:
+            self.over = self.over or _late(self._limits, "shard_seconds", "the shard")
+        being_read = self._worker.being_read()
+        for key, reading in self._open.items():
+            if reading.began is None and key in being_read:
+                reading.began = now
+            late = self.over or self._too_long(reading, now)
+            if late is not None:
+                self._end(key, reading, late, now)
+
+    def _too_long(self, reading: _Reading, now: float) -> Failure | None:
+        if reading.began is None or now - reading.began <= self._limits.read_seconds:
+            return None
+        return _late(self._limits, "read_seconds", "reading the page")
+
+    def _end(self, key: str, reading: _Reading, late: Failure, now: float) -> None:
+        if reading.late is None:
+            reading.late, reading.ended = late, now
+        elif now - reading.ended > self._limits.read_seconds:
+            raise EngineError(
+                f"the engine was told to end a page, and has not after {now - reading.ended:.0f} "
+                f"s: {key}"
+            )
+        self._worker.abort(key)  # again and again: it may just have been asked once more
+
+
+def _late(limits: Limits, name: str, what: str) -> Failure:
+    seconds = getattr(limits, name)
+    message = f"{what} took longer than limits.{name} ({seconds:g} s): raise it"
+    return Failure(ErrorKind.TIME_OUT, message, decided(limits, name))
+
+
+def _blamed(answer: Answer, late: Failure) -> Answer:
+    """An answer that was cut off by a deadline: what was said until then, and why not more."""
+    if answer.finish_reason != "aborted":
+        return answer
+    error = None if answer.text else late.kind
+    text = answer.text or None
+    return replace(answer, text=text, error=error, message=late.message, decided_by=late.decided_by)

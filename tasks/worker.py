@@ -21,8 +21,8 @@ from pagemill.parts import Row
 from tasks.job import Job
 from tasks.passwords import Passwords
 from tasks.plan import deciders
+from tasks.room import Room
 from tasks.warm_engine import WarmEngine
-from tasks.window import Room
 
 AHEAD = 2
 """Pages asked of the engine, as a multiple of what it reads at once: so its next ones are there,
@@ -139,6 +139,10 @@ class Worker:
     def abort(self, key: str) -> None:
         """End the requests of a page that is given up."""
         self._warm.abort(key)
+
+    def being_read(self) -> set[str]:
+        """The keys of what the engine is reading: not of what waits for it."""
+        return self._warm.being_read()
 
     def check_stop(self) -> None:
         """Raise `Stopped` once somebody has asked this worker to stop."""

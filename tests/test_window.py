@@ -16,7 +16,7 @@ from loaders.echo import EchoEngine
 from loaders.engine import Completion, Request
 from pagemill.errors import Stopped
 from tasks.process import process_shard
-from tasks.window import Room
+from tasks.room import Room
 
 CAPACITY = 4
 """Of the engine of `echo_settings`."""
@@ -91,7 +91,7 @@ def test_no_more_pictures_are_held_than_the_engine_needs(tmp_path: Path, held: H
 def test_places_are_given_in_the_order_in_which_they_are_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tasks.window.LOOK_SECONDS", 60)
+    monkeypatch.setattr("tasks.room.LOOK_SECONDS", 60)
     room = Room(1)
     entered: list[int] = []
     room.enter(_never)

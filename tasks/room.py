@@ -1,0 +1,53 @@
+"""The room: how many pages a worker asks of its engine at a time.
+
+All shards of a worker share it, so that the pictures in memory depend on the engine alone: not on
+the document, the job or the number of shards in flight.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+
+LOOK_SECONDS = 0.2
+"""Between two looks, while waiting, at what else may have happened."""
+
+
+class Room:
+    """A worker's places for pages, given in the order in which they are asked for. Thread-safe.
+
+    Parameters
+    ----------
+    places : int
+        Pages that the engine should hold: those that it reads, and those that it reads next.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._turns = itertools.count()
+        self._waiting: set[int] = set()
+        self._changed = threading.Condition()
+
+    def enter(self, meanwhile: Callable[[], None]) -> None:
+        """Take a place as soon as one is free; what `meanwhile` raises ends the wait."""
+        turn = next(self._turns)
+        while not self._take(turn):
+            meanwhile()  # may take its time: others go ahead, but this turn stays the older one
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
+
+    def _take(self, turn: int) -> bool:
+        with self._changed:
+            self._waiting.add(turn)
+            taken = self._changed.wait_for(
+                lambda: self._free and turn == min(self._waiting), LOOK_SECONDS
+            )
+            self._waiting.discard(turn)
+            self._free -= bool(taken)
+            self._changed.notify_all()
+            return bool(taken)
