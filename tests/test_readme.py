@@ -48,10 +48,10 @@ def _configs() -> str:
 
 
 def _limits() -> str:
-    rows = [
-        (f"`{name}`", f"{field.default:,}".replace(",", "\u2009"), str(field.description))
-        for name, field in Limits.model_fields.items()
-    ]
+    rows = []
+    for name, field in Limits.model_fields.items():
+        default = "none" if field.default is None else f"{field.default:,}".replace(",", "\u2009")
+        rows.append((f"`{name}`", default, str(field.description)))
     return _markdown(("`limits.`", "default", "bounds"), rows)
 
 
