@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pagemill.document import Failure
 from pagemill.errors import EngineError, ErrorKind
@@ -27,17 +28,21 @@ Answers = dict[str, Answer]
 
 @dataclass
 class _Reading:
-    """A page that is being read. It holds no picture: only the engine's requests do.
+    """A page that is being read.
+
+    It holds no picture, and no future whose callbacks do: only the engine's requests do.
 
     Attributes
     ----------
+    answers : dict
+        What has come, by output.
     began : float or None
         When the engine was first seen to read it.
     late : Failure or None
         Why it was ended, if it was; when is `ended`.
     """
 
-    answers: dict[str, Future[Answer]]
+    answers: dict[str, Answer | BaseException | None]
     finish: Callable[[Answers], None]
     arrivals: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     began: float | None = None
@@ -86,9 +91,10 @@ class Window:
             The engine failed, or has not ended a page long after it was told to.
         """
         self._worker.room.enter(self.settle)
-        reading = self._open[key] = _Reading(ask(), finish)
-        for answer in reading.answers.values():
-            answer.add_done_callback(lambda _: self._arrived(key, reading))
+        asked = ask()
+        reading = self._open[key] = _Reading(dict.fromkeys(asked), finish)
+        for name, answer in asked.items():
+            answer.add_done_callback(partial(self._arrived, key, reading, name))
 
     def settle(self, seconds: float = 0) -> None:
         """Finish the pages that are answered; waits so long for the first of them."""
@@ -116,16 +122,20 @@ class Window:
         for key in self._open:
             self._worker.abort(key)
 
-    def _arrived(self, key: str, reading: _Reading) -> None:
+    def _arrived(self, key: str, reading: _Reading, name: str, answer: Future[Answer]) -> None:
+        reading.answers[name] = answer.exception() or answer.result()
         if next(reading.arrivals) == len(reading.answers):
             self._worker.room.leave()
             self._answered.put(key)
 
     def _finish(self, key: str) -> None:
         reading = self._open.pop(key)
-        answers = {name: answer.result() for name, answer in reading.answers.items()}
-        if reading.late is not None:
-            answers = {name: _blamed(answer, reading.late) for name, answer in answers.items()}
+        answers: Answers = {}
+        for name, answer in reading.answers.items():
+            if isinstance(answer, BaseException):
+                raise answer
+            assert answer is not None
+            answers[name] = _blamed(answer, reading.late) if reading.late else answer
         reading.finish(answers)
 
     # -- deadlines -------------------------------------------------------------------------
