@@ -122,6 +122,21 @@ def test_a_batch_says_what_its_pages_say_alone(loader: VLMLoader) -> None:
     assert [answer.text for answer in together] == alone
 
 
+def test_a_large_page_says_what_a_bare_generate_says(loader: VLMLoader) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    plain = AutoModelForImageTextToText.from_pretrained(MODEL, dtype=torch.float32).eval()
+    image = page(LINES * 8)  # of 2,176 patches
+    request = Request((image,), PROMPT, 40)
+    (answer,) = read(loader, request)
+    inputs = loader.engine._inputs([request])  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        ids = plain.generate(**inputs, max_new_tokens=40, do_sample=False)
+    said = ids[0, inputs["input_ids"].shape[1] :]
+    tokenizer = loader.engine._processor.tokenizer  # type: ignore[attr-defined]
+    assert answer.text == tokenizer.decode(said, skip_special_tokens=True).strip()
+
+
 def test_a_completion_counts_its_own_tokens_and_shares_the_time(loader: VLMLoader) -> None:
     engine = loader.engine
     before = engine.busy_seconds

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from loaders.onednn import available, use_onednn  # noqa: E402
+from loaders.onednn import LONG, _attend, available, use_onednn  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not available(), reason="this torch or CPU has no use for oneDNN")
 
@@ -65,3 +65,27 @@ def test_other_precisions_and_kinds_are_left_alone() -> None:
         before = [type(module) for module in parts.modules()]
         use_onednn(parts)
         assert [type(module) for module in parts.modules()] == before
+
+
+@pytest.mark.parametrize("patches", [LONG - 1, LONG + 100])
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_over_an_image_is_the_same(patches: int, causal: bool) -> None:
+    module = torch.nn.Module()
+    module.is_causal = causal
+    several = torch.randn(3, 2, 4, patches, 32, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *several, is_causal=causal, scale=0.3
+    )
+    with torch.inference_mode():
+        seen, _ = _attend(module, *several, None, scaling=0.3)
+    assert torch.allclose(seen, expected.transpose(1, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_is_kept_to() -> None:
+    module = torch.nn.Module()
+    module.is_causal = False
+    several = torch.randn(3, 1, 2, LONG, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 1, LONG, LONG, dtype=torch.bool).tril()
+    expected = torch.nn.functional.scaled_dot_product_attention(*several, attn_mask=mask)
+    seen, _ = _attend(module, *several, mask)
+    assert torch.allclose(seen, expected.transpose(1, 2), rtol=1e-4, atol=1e-5)
