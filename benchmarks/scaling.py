@@ -25,7 +25,7 @@ from tasks.worker import Worker
 
 @click.command()
 @click.option("--workers", default="1,2", show_default=True, help="So many, one after the other.")
-@click.option("--pages", default=1600, show_default=True)
+@click.option("--pages", default=2400, show_default=True)
 @click.option("-c", "--config", default=str(HERE / "scaling.yaml"), show_default="scaling.yaml")
 @click.option("--set", "chosen", multiple=True, metavar="KEY=VALUE", help="As for `pagemill run`.")
 @click.option("--documents", type=Path, help="A folder of PDFs; by default the corpus's digital.")
@@ -43,12 +43,12 @@ def main(
     """Read the same pages with one worker and with several, and compare the rates.
 
     From PDFs in a folder to committed Parquet, by the crew of `work.runner: process` without
-    Prefect. The clock starts when all engines are loaded and have read a shard for each slot, and
+    Prefect. The clock starts when all engines are loaded and have read a shard each, and
     stops with the last commit: what is lost while the last worker finishes alone is counted.
 
     \b
       python benchmarks/scaling.py --append                       1 and 2 GPUs, about 6 minutes
-      python benchmarks/scaling.py --workers 1,8 --pages 6400     a host with eight
+      python benchmarks/scaling.py --workers 1,8 --pages 9600     a host with eight
       python benchmarks/scaling.py -c benchmarks/echo.yaml --set model.options.delay=0.5 \\
           --set work.shard_documents=8 --pages 400       no GPU, no model: what the runner costs
     """
@@ -104,7 +104,7 @@ def measure(source: Path, out: Path, settings: Any, pages: int) -> dict[str, Any
             time.sleep(0.2)
         loaded = time.perf_counter() - began
         shards = iter(plan.shards)
-        process(crew, list(itertools.islice(shards, crew.slots)))
+        process(crew, list(itertools.islice(shards, settings.work.workers)))
         before = {report.worker: sum(report.pages.values()) for report in crew.reports()}
         began = time.perf_counter()
         statuses = process(crew, list(shards))

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -85,6 +87,27 @@ class Server:
         """End it and its children. Twice is fine."""
         self._keeper.terminate()
         self._keeper.wait()
+
+
+OWNER = "PAGEMILL_ENGINE_OWNER"
+"""Environment variable: the process that loads a model, for the processes of its framework."""
+
+
+def end_with_owner() -> None:
+    """Kill this process, and the one that started it, as soon as who loads the model is gone."""
+    owner, above = int(os.environ.get(OWNER, os.getpid())), os.getppid()
+    if owner == os.getpid() or not hasattr(os, "pidfd_open"):
+        return
+
+    def wait() -> None:
+        with contextlib.suppress(ProcessLookupError):  # it is gone already
+            select.select([os.pidfd_open(owner)], [], [])
+        if above not in (owner, 1):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(above, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="owner", daemon=True).start()
 
 
 def free_port() -> int:

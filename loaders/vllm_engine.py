@@ -23,10 +23,10 @@ from loaders.families import Family
 from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
 from loaders.memory import give_back
 from loaders.pictures import data_url, for_model
+from loaders.server import OWNER
 from loaders.streaming import Draft, StreamingEngine
 from loaders.support import family_of, refuse_pair
 from loaders.visits import Visit, Visits
-from loaders.vllm_worker import OWNER
 from loaders.vlm_loader import QuantizationType, VLMConfig
 from pagemill.errors import EngineError, ErrorKind
 

@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
-import threading
 from typing import Any
 
-OWNER = "PAGEMILL_ENGINE_OWNER"
-"""Environment variable: the process that loads the model."""
+from loaders.server import end_with_owner
 
-
-def end_with_owner() -> None:
-    """Kill this process, and vLLM's engine process above it, when who loads the model is gone.
-
-    vLLM does not notice when that one is killed: its engine would hold the GPU for ever.
-    """
-    owner, above = int(os.environ.get(OWNER, os.getpid())), os.getppid()
-    if owner == os.getpid() or not hasattr(os, "pidfd_open"):
-        return
-
-    def wait() -> None:
-        with contextlib.suppress(ProcessLookupError):  # it is gone already
-            select.select([os.pidfd_open(owner)], [], [])
-        if above not in (owner, 1):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(above, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=wait, name="owner", daemon=True).start()
-
-
-end_with_owner()  # at import, for there is no earlier moment at which vLLM calls us
+# At import, for vLLM calls us at no earlier moment: while it loads, its engine does not notice that
+# the process for which it does is killed, and would hold the GPU.
+end_with_owner()
 
 
 class WeighingWorker:
