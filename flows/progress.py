@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from pagemill.schema import Status
-from tasks.worker import Report
+from tasks.gauges import Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,14 +27,9 @@ LINE_SECONDS = 30
 
 
 def line(total: int, done: Report, seconds: float) -> str:
-    """Where a run stands: documents, pages, pages/s, failures, time left."""
-    pages = sum(done.pages.values())
-    loading = "" if done.loading is None else f", loading the model for {done.loading:.0f} s"
-    return (
-        f"{done.documents}/{total} documents, {pages} pages, {pages / max(seconds, 1e-9):.2f} "
-        f"pages/s, {done.pages.get(Status.FAILED, 0)} failed, "
-        f"{_left(total, done.documents, seconds)} left{loading}"
-    )
+    """Where a run stands: documents, time left, the gauges."""
+    left = _left(total, done.documents, seconds)
+    return f"{done.documents}/{total} documents, {left} left, {done.line(seconds)}"
 
 
 def _left(total: int, documents: int, seconds: float) -> str:

@@ -22,7 +22,7 @@ from flows import progress
 from flows.story import Story
 from tasks.crew import Crew, muster
 from tasks.plan import Plan, Shard
-from tasks.process import Receipt
+from tasks.receipt import Receipt
 from tasks.reconcile import Work
 from tasks.report import pages_line
 from tasks.worker import Worker

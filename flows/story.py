@@ -23,9 +23,10 @@ from prefect.artifacts import (
 
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger
+from tasks.gauges import Report
+from tasks.receipt import Receipt
 from tasks.reconcile import Balance, Work
-from tasks.report import markdown, pages_line
-from tasks.worker import Report
+from tasks.report import markdown, pages_line, percent
 
 log = logging.getLogger("pagemill.story")
 
@@ -59,12 +60,9 @@ class Story:
 
     def _update(self, report: Report) -> None:
         percent = min(100.0, 100 * report.documents / max(self._documents, 1))
-        pages = sum(report.pages.values())
-        rate = pages / max(time.monotonic() - self._began, 1e-9)
         words = (
             f"{report.worker}: {report.documents} of the run's {self._documents} documents, "
-            f"{pages} pages, {report.pages.get('failed', 0)} failed, {rate:.2f} pages/s"
-            + ("" if report.loading is None else f", loading the model for {report.loading:.0f} s")
+            f"{report.line(time.monotonic() - self._began)}"
         )
         known = self._ids.get(report.worker)
         if known is None:
@@ -109,21 +107,39 @@ def publish_estimate(facts: dict[str, Any]) -> str:
 def shard_rows(work: Work) -> list[dict[str, Any]]:
     """A row for each shard that failed, then for each that finished, `ROWS` at most."""
     failed: list[dict[str, Any]] = [
-        {"shard": "failed", "documents": "", "pages": "", "model seconds": "", "what": str(error)}
+        {**dict.fromkeys(_SHARD, ""), "shard": "failed", "what": str(error)}
         for error in work.failures
         if not isinstance(error, Stopped)
     ]
     done: list[dict[str, Any]] = [
-        {
-            "shard": receipt.shard,
-            "documents": receipt.documents,
-            "pages": pages_line(receipt.pages),
-            "model seconds": round(receipt.gpu_seconds, 1),
-            "what": "committed",
-        }
+        dict(zip(_SHARD, _facts(receipt), strict=True))
         for receipt in sorted(work.receipts, key=lambda receipt: receipt.shard)
     ]
     return [*failed, *done][:ROWS]
+
+
+_SHARD = (
+    *("shard", "documents", "pages", "seconds", "pages/s", "prompt tokens/s", "output tokens/s"),
+    *("model seconds", "engine idle", "engine not full", "what"),
+)
+
+
+def _facts(receipt: Receipt) -> tuple[Any, ...]:
+    """As `_SHARD` names them. Shards in flight share the engine: their rates add up."""
+    per_second = 1 / max(receipt.seconds, 1e-9)
+    return (
+        receipt.shard,
+        receipt.documents,
+        pages_line(receipt.pages),
+        round(receipt.seconds, 1),
+        round(sum(receipt.pages.values()) * per_second, 2),
+        round(receipt.prompt_tokens * per_second),
+        round(receipt.completion_tokens * per_second),
+        round(receipt.gpu_seconds, 1),
+        percent(receipt.idle),
+        percent(receipt.hungry),
+        "committed",
+    )
 
 
 def _shards_line(work: Work) -> str:

@@ -30,10 +30,12 @@ from typing import cast
 
 from loaders.families import needs_gpu
 from pagemill.errors import EngineError, PagemillError, UsageError, WorkerLost
+from tasks.gauges import Report
 from tasks.job import Job
 from tasks.plan import Shard
-from tasks.process import Receipt, process_shard
-from tasks.worker import Report, Worker
+from tasks.process import process_shard
+from tasks.receipt import Receipt
+from tasks.worker import Worker
 
 START_SECONDS = 120
 _PROJECT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,6 @@ import dataclasses
 import logging
 import queue
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,10 +25,12 @@ from typing import Protocol
 from loaders.families import takes_time_to_load
 from pagemill.errors import EngineError, PagemillError, Stopped, UsageError, WorkerLost
 from pagemill.ledger import Ledger
+from tasks.gauges import Report, together
 from tasks.job import Job
 from tasks.plan import Shard
-from tasks.process import Receipt, process_shard
-from tasks.worker import Report, Worker, mean
+from tasks.process import process_shard
+from tasks.receipt import Receipt
+from tasks.worker import Worker
 
 log = logging.getLogger("pagemill.crew")
 
@@ -208,20 +209,7 @@ class Crew:
 
     def totals(self) -> Report:
         """All reports as one."""
-        reports = self.reports()
-        pages: Counter[str] = Counter()
-        for report in reports:
-            pages.update(report.pages)
-        return Report(
-            worker="all",
-            loads=sum(report.loads for report in reports),
-            loading=max((r.loading for r in reports if r.loading is not None), default=None),
-            load_seconds=max((report.load_seconds for report in reports), default=0.0),
-            documents=sum(report.documents for report in reports),
-            pages=dict(pages),
-            idle=mean(report.idle for report in reports),
-            hungry=mean(report.hungry for report in reports),
-        )
+        return together(self.reports())
 
     def stop(self) -> None:
         """Ask all workers to stop; shards that are not finished end with `Stopped`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ from pagemill.schema import Status
 from tasks.fetch import Fetched, fetch
 from tasks.plan import Item, Reason, Shard
 from tasks.read import Answer, read_page
+from tasks.receipt import Receipt
 from tasks.render import Opened, render
 from tasks.rows import RowMaker, beyond_limit, out_of_range
 from tasks.trust import Trust
@@ -44,34 +46,6 @@ FOREIGN = (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED)
 log = logging.getLogger("pagemill.process")
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a shard did: small, and all that travels back through the orchestrator.
-
-    Attributes
-    ----------
-    shard : int
-    documents, copied : int
-        Documents with rows; those of them that are copies of equal ones.
-    committed : int
-        Documents committed. Fewer than `documents` where another run was faster.
-    pages : dict
-        Rows by status.
-    prompt_tokens, completion_tokens : int
-    gpu_seconds, render_seconds : float
-    """
-
-    shard: int
-    documents: int
-    copied: int
-    committed: int
-    pages: dict[str, int]
-    prompt_tokens: int
-    completion_tokens: int
-    gpu_seconds: float
-    render_seconds: float
 
 
 def process_shard(worker: Worker, shard: Shard) -> Receipt:
@@ -114,6 +88,7 @@ class _ShardRun:
         self.shard = shard
         self.settings = worker.job.settings
         self.window = Window(worker)
+        self.began, self.fed_before = time.monotonic(), worker.fed()
         self.complete: list[DocumentRows] = []
         self.claims: dict[str, str] = {}
         self.waiting: list[tuple[Item, RowMaker, Future[list[Row]]]] = []
@@ -342,7 +317,7 @@ class _ShardRun:
     def _complete(self, document: DocumentRows, copied: bool = False) -> None:
         self.totals["documents"] += 1
         self.totals["copied"] += copied
-        self.worker.meter.count_document(copied)
+        self.worker.meter.count_document()
         self.complete.append(document)
         if document.uri in self.claims:
             self.worker.fulfil(self.claims[document.uri], document.rows)
@@ -393,21 +368,25 @@ class _ShardRun:
 
     def _count(self, row: Row) -> None:
         self.pages[row["status"]] += 1
-        self.worker.meter.count(row["status"])
+        self.worker.meter.count(row)
         for name in ("prompt_tokens", "completion_tokens", "gpu_seconds", "render_seconds"):
             self.totals[name] += row[name]
 
     def _receipt(self) -> Receipt:
+        totals, fed = self.totals, self.worker.fed() - self.fed_before
         return Receipt(
             shard=self.shard.number,
-            documents=self.totals["documents"],
-            copied=self.totals["copied"],
-            committed=self.totals["committed"],
+            documents=totals["documents"],
+            copied=totals["copied"],
+            committed=totals["committed"],
             pages={str(status): number for status, number in self.pages.items()},
-            prompt_tokens=self.totals["prompt_tokens"],
-            completion_tokens=self.totals["completion_tokens"],
-            gpu_seconds=float(self.totals["gpu_seconds"]),
-            render_seconds=float(self.totals["render_seconds"]),
+            prompt_tokens=totals["prompt_tokens"],
+            completion_tokens=totals["completion_tokens"],
+            gpu_seconds=float(totals["gpu_seconds"]),
+            render_seconds=float(totals["render_seconds"]),
+            seconds=time.monotonic() - self.began,
+            idle=fed.idle_share if fed.seconds else None,
+            hungry=fed.hungry_share if fed.seconds else None,
         )
 
 

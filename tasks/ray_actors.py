@@ -19,10 +19,12 @@ from typing import Any
 
 from loaders.families import needs_gpu
 from pagemill.errors import OrchestratorError, PagemillError, UsageError, WorkerLost
+from tasks.gauges import Report
 from tasks.job import Job
 from tasks.plan import Shard
-from tasks.process import Receipt, process_shard
-from tasks.worker import Report, Worker
+from tasks.process import process_shard
+from tasks.receipt import Receipt
+from tasks.worker import Worker
 
 PLACE_SECONDS = 120
 """How long to wait until the cluster has room for a worker, and its process has started."""

@@ -13,10 +13,10 @@ from pagemill.committed import count_errors
 from pagemill.ledger import Ledger
 from pagemill.schema import Status
 from pagemill.settings import Settings
+from tasks.gauges import Report, together
 from tasks.job import Job
 from tasks.plan import Plan
-from tasks.process import Receipt
-from tasks.worker import Report, mean
+from tasks.receipt import Receipt
 
 NAMED = 1000
 """Documents that a balance sheet names, at most; `pagemill check` names all."""
@@ -51,9 +51,10 @@ class Balance:
         ``expected`` by the documents' page counts, ``rows`` in the table, rows of this run by
         status in ``read`` and of all selected documents in ``by_status``.
     cost : dict
-        Of this run: tokens, seconds, pages/s, seconds that the model took to load (none where it
-        was resident), shares of the time after that that the engine was idle and hungry
-        (`tasks.feed`); and, where `work.gpu_hour_price` is set, its price.
+        Of this run: tokens, seconds, rates, seconds that the model took to load (none where it
+        was resident), shares of the time after that that the engine was idle and hungry and its
+        queue (`tasks.feed`), the fullest worker's GPU memory; and, where `work.gpu_hour_price` is
+        set, its price.
     failed_shards : list of str
         Why shards did not finish; their documents are for the next run.
     missing : list of str
@@ -61,7 +62,7 @@ class Balance:
     errors : dict
         Failed and skipped rows of the selected documents by error kind.
     workers : list of dict
-        A `Report` of each worker: its name, models loaded, documents, pages, idle and hungry.
+        A `Report` of each worker.
     """
 
     run_id: str
@@ -208,16 +209,27 @@ def price(seconds: float, workers: int, settings: Settings) -> float | None:
 def _cost(work: Work, pages: int, seconds: float, settings: Settings) -> dict[str, Any]:
     receipts = work.receipts
     paid = price(seconds, len(work.reports), settings)
-    idle, hungry = mean(r.idle for r in work.reports), mean(r.hungry for r in work.reports)
+    all_workers = together(work.reports)
+    prompt = sum(r.prompt_tokens for r in receipts)
+    completion = sum(r.completion_tokens for r in receipts)
     return {
-        "prompt_tokens": sum(r.prompt_tokens for r in receipts),
-        "completion_tokens": sum(r.completion_tokens for r in receipts),
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
         "gpu_seconds": round(sum(r.gpu_seconds for r in receipts), 3),
         "render_seconds": round(sum(r.render_seconds for r in receipts), 3),
         "pages_per_second": round(pages / seconds, 3) if seconds else None,
-        "engine_load_seconds": round(max((r.load_seconds for r in work.reports), default=0.0), 1),
-        "engine_idle_share": None if idle is None else round(idle, 4),
-        "engine_hungry_share": None if hungry is None else round(hungry, 4),
-        "price": None if paid is None else round(paid, 4),
+        "prompt_tokens_per_second": round(prompt / seconds, 1) if seconds else None,
+        "completion_tokens_per_second": round(completion / seconds, 1) if seconds else None,
+        "engine_load_seconds": round(all_workers.load_seconds, 1),
+        "engine_idle_share": _rounded(all_workers.idle, 4),
+        "engine_hungry_share": _rounded(all_workers.hungry, 4),
+        "engine_queue": _rounded(all_workers.queue, 1),
+        "engine_longest_queue": all_workers.longest_queue,
+        "gpu_memory_gb": _rounded(all_workers.gpu_memory_gb, 2),
+        "price": _rounded(paid, 4),
         "price_per_1000_pages": round(1000 * paid / pages, 4) if paid and pages else None,
     }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -46,9 +46,14 @@ def sheet_rows(balance: Balance) -> list[tuple[str, Any]]:
         ("prompt tokens", cost["prompt_tokens"]),
         ("completion tokens", cost["completion_tokens"]),
         ("pages per second", cost["pages_per_second"]),
+        ("prompt tokens per second", cost["prompt_tokens_per_second"]),
+        ("completion tokens per second", cost["completion_tokens_per_second"]),
         *_some("seconds to load the model", cost["engine_load_seconds"]),
-        ("engine idle", _percent(cost["engine_idle_share"])),
-        ("engine not full", _percent(cost["engine_hungry_share"])),
+        ("engine idle", percent(cost["engine_idle_share"])),
+        ("engine not full", percent(cost["engine_hungry_share"])),
+        *_some("requests queued for it, mean", cost["engine_queue"]),
+        *_some("requests queued for it, at most", cost["engine_longest_queue"]),
+        *_some("GB of GPU memory in use, at most", cost["gpu_memory_gb"]),
         ("seconds", balance.seconds),
         *_some("price", cost["price"]),
         *_some("price of 1,000 pages", cost["price_per_1000_pages"]),
@@ -75,5 +80,6 @@ def pages_line(pages: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {status}" for status, number in pages.items()) or "none"
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share of time, where there was any."""
     return "model not needed" if share is None else f"{share:.1%}"

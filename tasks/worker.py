@@ -7,17 +7,16 @@ the resident engine, the gauges and the wish to stop.
 from __future__ import annotations
 
 import threading
-import time
-from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 from loaders.engine import Completion, Engine, Request
 from loaders.resident import loads
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger
 from pagemill.parts import Row
+from tasks.feed import Fed
+from tasks.gauges import Meter, Report
+from tasks.gpu_memory import GpuMemory
 from tasks.job import Job
 from tasks.passwords import Passwords
 from tasks.plan import deciders
@@ -27,67 +26,6 @@ from tasks.warm_engine import WarmEngine
 AHEAD = 2
 """Pages asked of the engine, as a multiple of what it reads at once: so its next ones are there,
 prepared, before it wants them."""
-
-
-@dataclass
-class Meter:
-    """Counts what is done, for progress lines; thread-safe."""
-
-    documents: int = 0
-    copied: int = 0
-    pages: Counter[str] = field(default_factory=Counter)
-    started: float = field(default_factory=time.monotonic)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def count(self, status: str, pages: int = 1) -> None:
-        """Count pages that have become rows."""
-        with self._lock:
-            self.pages[status] += pages
-
-    def count_document(self, copied: bool = False) -> None:
-        """Count a document whose rows are complete."""
-        with self._lock:
-            self.documents += 1
-            self.copied += copied
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a worker has done so far, as plain data.
-
-    Attributes
-    ----------
-    worker : str
-        Its name: where it is.
-    loads : int
-        Models loaded since it began: 1, or 0 where the model was resident already.
-    documents : int
-        Documents whose rows are complete.
-    pages : dict
-        Rows by status.
-    idle, hungry : float or None
-        Shares of the time that the engine held no request, and fewer than it could read at once,
-        while there was work; see `tasks.feed`.
-    loading : float or None
-        Seconds since its model began to load, while it does.
-    load_seconds : float
-        That its models took to load, since it began.
-    """
-
-    worker: str
-    loads: int = 0
-    documents: int = 0
-    pages: dict[str, int] = field(default_factory=dict)
-    idle: float | None = None
-    hungry: float | None = None
-    loading: float | None = None
-    load_seconds: float = 0.0
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 class Worker:
@@ -101,6 +39,7 @@ class Worker:
         self.deciders = deciders(job.settings)
         self.passwords = Passwords(job.settings)
         self.meter = Meter()
+        self._gpu_memory = GpuMemory(job.settings)
         self.room = Room(AHEAD * job.settings.model.batch_size)
         self.stop = threading.Event()
         self._warm = WarmEngine(job.settings.model)
@@ -123,18 +62,28 @@ class Worker:
     def report(self) -> Report:
         """What it has done so far."""
         meter, feed = self.meter, self._warm.feed
-        idle, hungry = feed.shares() if feed else (None, None)
+        fed = feed.so_far() if feed else None
         loaded = loads() - self._loads_before
         return Report(
             worker=self.name,
             loads=loaded,
             documents=meter.documents,
-            pages={str(status): number for status, number in meter.pages.copy().items()},
-            idle=idle,
-            hungry=hungry,
+            pages=dict(meter.pages.copy()),
+            prompt_tokens=meter.tokens["prompt_tokens"],
+            completion_tokens=meter.tokens["completion_tokens"],
+            idle=fed.idle_share if fed else None,
+            hungry=fed.hungry_share if fed else None,
+            queue=fed.queue if fed else None,
+            longest_queue=feed.longest if feed else None,
+            gpu_memory_gb=self._gpu_memory.most_gb(),
             loading=self._warm.loading_seconds,
             load_seconds=feed.engine.load_seconds if feed and loaded else 0.0,
         )
+
+    def fed(self) -> Fed:
+        """How its engine was fed until its last request."""
+        feed = self._warm.feed
+        return feed.so_far() if feed else Fed()
 
     def abort(self, key: str) -> None:
         """End the requests of a page that is given up."""

@@ -15,7 +15,8 @@ from reportlab.pdfgen.canvas import Canvas
 from pagemill.settings import Settings, load_settings
 from tasks.job import open_job
 from tasks.plan import Plan, plan_job
-from tasks.process import Receipt, process_shard
+from tasks.process import process_shard
+from tasks.receipt import Receipt
 from tasks.reconcile import Balance, Work, reconcile
 from tasks.worker import Worker
 

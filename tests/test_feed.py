@@ -42,6 +42,11 @@ def feed(clock: Clock, asked: list[Future[Any]]) -> Feed:
 REQUEST = Request((), "read")
 
 
+def shares(feed: Feed) -> tuple[float, float]:
+    fed = feed.so_far()
+    return fed.idle_share, fed.hungry_share
+
+
 def test_an_engine_that_always_holds_enough_is_never_hungry(
     feed: Feed, clock: Clock, asked: list[Future[Any]]
 ) -> None:
@@ -51,7 +56,7 @@ def test_an_engine_that_always_holds_enough_is_never_hungry(
     asked[0].set_result(None)
     clock.now += 10
     feed.submit(REQUEST)
-    assert feed.shares() == (0, 0)
+    assert shares(feed) == (0, 0)
 
 
 def test_it_is_hungry_below_its_capacity(
@@ -63,7 +68,32 @@ def test_it_is_hungry_below_its_capacity(
     feed.submit(REQUEST)
     clock.now += 30  # enough
     feed.submit(REQUEST)
-    assert feed.shares() == pytest.approx((0.125, 0.25))
+    assert shares(feed) == pytest.approx((0.125, 0.25))
+
+
+def test_what_it_holds_beyond_its_capacity_is_its_queue(
+    feed: Feed, clock: Clock, asked: list[Future[Any]]
+) -> None:
+    for _ in range(5):
+        feed.submit(REQUEST)
+    clock.now += 10  # three wait
+    asked[0].set_result(None)
+    asked[1].set_result(None)
+    clock.now += 30  # one waits
+    feed.submit(REQUEST)
+    assert (feed.so_far().queue, feed.longest) == ((3 * 10 + 1 * 30) / 40, 3)
+
+
+def test_only_what_the_engine_has_begun_with_is_being_read(
+    feed: Feed, asked: list[Future[Any]]
+) -> None:
+    feed.submit(REQUEST)
+    feed.submit(Request((), "read", key="second"))
+    assert feed.being_read() == set()
+    asked[1].set_running_or_notify_cancel()
+    assert feed.being_read() == {"second"}
+    asked[1].set_result(None)
+    assert feed.being_read() == set()
 
 
 def test_draining_at_the_end_is_no_hunger(
@@ -76,7 +106,7 @@ def test_draining_at_the_end_is_no_hunger(
     for future in asked:
         clock.now += 10
         future.set_result(None)
-    assert feed.shares() == (0, 0)
+    assert shares(feed) == (0, 0)
 
 
 def test_what_is_refused_is_not_held(clock: Clock) -> None:
@@ -88,4 +118,4 @@ def test_what_is_refused_is_not_held(clock: Clock) -> None:
         with pytest.raises(RuntimeError, match="closed"):
             feed.submit(REQUEST)
         clock.now += 10
-    assert feed.shares() == (1, 1)
+    assert shares(feed) == (1, 1)
