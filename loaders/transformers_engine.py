@@ -80,36 +80,42 @@ class TransformersEngine(BatchingEngine):
         line, clock, room = deque(jobs), Clock(), self.capacity
         batch: Batch | None = None
         while self._gathers:
-            while batch is None or len(batch.live) < room:
-                line.extend([] if line else self._more(jobs, room))
-                if not line:
-                    break
+            live = len(batch.live) if batch else 0
+            if not line and live < room:
+                line.extend(self._more(jobs, room - live))
+            if line and live < room:
                 job = line.popleft()
+                if job.ending:
+                    job.finish(Completion("", 0, 0, "aborted", 0.0))
+                    continue
                 try:
                     new = self._begin([job], clock)
                 except BaseException as error:  # as in `_attempt`
                     failure = self._failure(error)
-                    if failure.kind is ErrorKind.OUT_OF_MEMORY and batch and batch.live:
+                    if failure.kind is ErrorKind.OUT_OF_MEMORY and live:
                         line.appendleft(job)
-                        room = len(batch.live)
+                        room = live
                     else:
                         self._fail(job, failure)
-                    continue
-                batch = self._beside(batch, new, clock)
-            if batch is None or not batch.live:
+                else:
+                    batch = self._beside(batch, new, clock)
+            elif batch and live:
+                batch.gather([])
+                self._step(batch, clock)
+            else:
                 return
-            batch.gather([])
-            self._step(batch, clock)
+        if batch:
+            self._drain(batch, clock)
         if line:
             self._decode(list(line))
 
-    def _beside(self, batch: Batch | None, new: Batch, clock: Clock) -> Batch:
-        """One batch of both, after the end of the first where they cannot be one."""
+    def _beside(self, batch: Batch | None, new: Batch, clock: Clock) -> Batch | None:
+        """One batch of both; after the end of the first where they cannot be one."""
         if not new.can_gather():
             self._gathers = False
             self._drain(new, clock)
         if not new.live:
-            return batch or new
+            return batch
         if batch is None or not batch.live:
             return new
         if not batch.can_take(new):

@@ -180,6 +180,18 @@ def test_pages_take_the_places_of_those_that_end(
         assert len(sizes) < 7 + steps * 0.75, "places stayed empty"
 
 
+def test_a_model_that_cannot_be_cut_is_found_out_by_its_first_page(
+    load: Callable[..., VLMLoader],
+) -> None:
+    loader = load("mllama")
+    sizes: list[int] = []
+    model_of(loader).register_forward_hook(lambda *a: sizes.append(len(a[-1].logits)))
+    answers = read(loader, *(Request((picture(n),), "Read.", 5 + n) for n in range(4)))
+    alone = [read(loader, Request((picture(n),), "Read.", 5 + n))[0] for n in range(4)]
+    assert [answer.text for answer in answers] == [answer.text for answer in alone]
+    assert {1, 3} == set(sizes[: sizes.index(3) + 7]), "one alone, then the others together"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_image_is_encoded_once_for_all_that_is_asked_of_it(
     load: Callable[..., VLMLoader], family: str
