@@ -6,8 +6,8 @@ from typing import Any
 
 from loaders.server import end_with_owner
 
-# At import, for vLLM calls us at no earlier moment: while it loads, its engine does not notice that
-# the process for which it does is killed, and would hold the GPU.
+# At import, for vLLM calls us at no earlier moment. Its engine does not notice when the process
+# that loads the model is killed, and would hold the GPU for good.
 end_with_owner()
 
 

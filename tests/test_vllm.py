@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -283,6 +285,34 @@ def test_an_engine_process_that_dies_is_an_engine_error() -> None:
         assert isinstance(running.exception(SECONDS), EngineError)
         with pytest.raises(EngineError, match="vLLM's engine process has died"):
             loader.engine.submit(Request((), "still there?"))
+
+
+OWNER = f"""
+import sys, time
+sys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / "tests")!r}]
+if __name__ == "__main__":
+    from test_vllm import config, create_vlm_loader, repair_torchvision
+    repair_torchvision()
+    create_vlm_loader("auto", config()).load()
+    print("loaded", flush=True)
+    time.sleep({SECONDS})
+"""
+
+
+def test_its_processes_end_when_the_one_that_loads_the_model_is_killed(tmp_path: Path) -> None:
+    import psutil
+
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout
+    assert owner.stdout.readline() == "loaded\n"
+    children = psutil.Process(owner.pid).children(recursive=True)
+    assert any("EngineCore" in child.name() for child in children)
+    owner.kill()
+    owner.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
