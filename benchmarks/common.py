@@ -82,7 +82,7 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     from tasks.process import process_shard
     from tasks.reconcile import Work, reconcile
     from tasks.shift import shift
-    from tasks.worker import Worker
+    from tasks.worker import Worker, slots
 
     started = datetime.now(UTC)
     job = open_job(source, out, load_settings(config, overrides))
@@ -91,7 +91,7 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
         worker.ledger.tidy(worker.deciders)
         if plan.shards:
             worker.ledger.prepare(job.recipe)
-        with ThreadPoolExecutor(job.settings.work.shards_in_flight) as pool:
+        with ThreadPoolExecutor(slots(job.settings)) as pool:
             receipts = list(pool.map(partial(process_shard, worker), plan.shards))
         work = Work(receipts, reports=[worker.report()])
         balance = reconcile(job, plan, worker.ledger, work, started)

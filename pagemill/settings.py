@@ -235,7 +235,9 @@ class Work(_Part):
     shard_documents: int = Field(64, ge=1, description="documents of a shard, at most")
     shard_mb: int = Field(256, ge=1, description="bytes of a shard's documents, about")
     part_pages: int = Field(512, ge=1, description="rows of a part before it is committed")
-    shards_in_flight: int = Field(2, ge=1, description="of each worker: its engine never drains")
+    shards_in_flight: int = Field(
+        2, ge=1, description="drawn at once by each worker; those that wait for last pages besides"
+    )
     gpu_hour_price: float | None = Field(
         None, ge=0, description="in your money; plans and balance sheets then say what it comes to"
     )

@@ -30,7 +30,7 @@ from tasks.job import Job
 from tasks.plan import Shard
 from tasks.process import process_shard
 from tasks.receipt import Receipt
-from tasks.worker import Worker
+from tasks.worker import Worker, slots
 
 log = logging.getLogger("pagemill.crew")
 
@@ -152,7 +152,8 @@ class Crew:
     Attributes
     ----------
     slots : int
-        Shards to have in flight: `work.shards_in_flight` for each worker.
+        Shards to have in flight: `work.shards_in_flight` for each worker; for one alone, those
+        that drain besides.
     """
 
     def __init__(self, ledger: Ledger, posts: list[_Post], each: int) -> None:
@@ -284,7 +285,9 @@ def muster(job: Job, worker: Worker, pages: int | None = None) -> Iterator[Crew]
             raise errors[0]
         for error in errors:
             log.warning("one worker less: %s", error)
-        crew = Crew(worker.ledger, posts, job.settings.work.shards_in_flight)
+        # With several workers a shard had better wait for whoever is free first.
+        alone, each = len(posts) == 1, job.settings.work.shards_in_flight
+        crew = Crew(worker.ledger, posts, slots(job.settings) if alone else each)
         try:
             yield crew
         finally:

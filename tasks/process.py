@@ -61,6 +61,7 @@ def process_shard(worker: Worker, shard: Shard) -> Receipt:
     Stopped
         The worker was asked to stop; likewise.
     """
+    worker.drawing.enter(worker.check_stop)
     return _ShardRun(worker, shard).run()
 
 
@@ -97,9 +98,7 @@ class _ShardRun:
 
     def run(self) -> Receipt:
         try:
-            with contextlib.closing(_ahead(self._fetch, self.shard.items)) as documents:
-                for item, fetched in documents:
-                    self._start(item, fetched)
+            self._draw()
             self.window.wait_until(self.window.is_empty)
             self._take_copies()
         except BaseException as error:
@@ -107,6 +106,14 @@ class _ShardRun:
             raise
         self._commit()
         return self._receipt()
+
+    def _draw(self) -> None:
+        try:
+            with contextlib.closing(_ahead(self._fetch, self.shard.items)) as documents:
+                for item, fetched in documents:
+                    self._start(item, fetched)
+        finally:
+            self.worker.drawing.leave()  # the next shard begins while this one drains
 
     # -- one document ----------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from tasks.job import Job
 from tasks.plan import Shard
 from tasks.process import process_shard
 from tasks.receipt import Receipt
-from tasks.worker import Worker
+from tasks.worker import Worker, slots
 
 PLACE_SECONDS = 120
 """How long to wait until the cluster has room for a worker, and its process has started."""
@@ -111,7 +111,7 @@ class Actor:
     def __init__(self, ray: Any, job: Job, name: str, gpus: int, pages: int | None) -> None:
         self._ray, self.name = ray, name
         # To load, to be asked and to be stopped meanwhile.
-        threads = job.settings.work.shards_in_flight + 3
+        threads = slots(job.settings) + 3
         options = {
             "num_gpus": gpus,
             "num_cpus": 0 if gpus else 1,

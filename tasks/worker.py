@@ -14,6 +14,7 @@ from loaders.resident import loads
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger
 from pagemill.parts import Row
+from pagemill.settings import Settings
 from tasks.feed import Fed
 from tasks.gauges import Meter, Report
 from tasks.gpu_memory import GpuMemory
@@ -26,6 +27,14 @@ from tasks.warm_engine import WarmEngine
 AHEAD = 2
 """Pages asked of the engine, as a multiple of what it reads at once: so its next ones are there,
 prepared, before it wants them."""
+DRAINING = 7
+"""Shards that may wait for their last pages, for each whose pages are still drawn: a slow page
+at the end of a shard does not keep the next one from feeding the engine."""
+
+
+def slots(settings: Settings) -> int:
+    """Shards that a worker takes at once: those that are drawn, and those that drain."""
+    return (1 + DRAINING) * settings.work.shards_in_flight
 
 
 class Worker:
@@ -41,6 +50,7 @@ class Worker:
         self.meter = Meter()
         self._gpu_memory = GpuMemory(job.settings)
         self.room = Room(AHEAD * job.settings.model.batch_size)
+        self.drawing = Room(job.settings.work.shards_in_flight)
         self.stop = threading.Event()
         self._warm = WarmEngine(job.settings.model)
         self._readings: dict[str, Future[list[Row]]] = {}

@@ -15,6 +15,7 @@ from helpers import echo_settings, look, make_pdf, run, table
 from loaders.echo import EchoEngine
 from loaders.engine import Completion, Request
 from pagemill.errors import Stopped
+from tasks.crew import muster
 from tasks.process import process_shard
 from tasks.room import Room
 
@@ -87,6 +88,23 @@ def test_no_more_pictures_are_held_than_the_engine_needs(tmp_path: Path, held: H
     # Twice the capacity, the batch whose answers the engine is just giving out, and the page that
     # each shard has just drawn.
     assert CAPACITY < held.most <= 3 * CAPACITY + len(plan.shards)
+
+
+def test_a_slow_page_at_the_end_of_a_shard_does_not_keep_the_next_shard(
+    tmp_path: Path, held: Held
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    make_pdf(source / "long.pdf", 4)  # its first page is answered when all others are asked about
+    for number in range(36):
+        make_pdf(source / f"short-{number:02}.pdf")
+    settings = echo_settings(tmp_path, work__shard_documents=10, work__shards_in_flight=1)
+    worker, plan = look(source, tmp_path / "out", settings)
+    with muster(worker.job, worker, None) as crew, ThreadPoolExecutor(crew.slots) as pool:
+        worker.ledger.prepare(worker.job.recipe)
+        receipts = list(pool.map(crew.process, plan.shards))
+    assert [r.documents for r in receipts] == [10, 10, 10, 7]
+    assert held.others == 0
 
 
 def test_places_are_given_in_the_order_in_which_they_are_asked_for(
