@@ -346,7 +346,9 @@ def test_a_split_that_does_not_fit_its_gpus_is_refused(tmp_path: Path) -> None:
 
 
 def _environment(child: Child) -> dict[str, str]:
-    data = Path(f"/proc/{child.pid}/environ").read_text()
+    data = ""
+    while not data:  # the kernel tells of the exec a moment before it shows the environment
+        data = Path(f"/proc/{child.pid}/environ").read_text()
     return dict(pair.split("=", 1) for pair in data.split("\0") if "=" in pair)
 
 
