@@ -92,7 +92,10 @@ def _gpu(settings: Settings) -> Finding:
 
         if torch.cuda.is_available():
             names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-            return Finding("GPU", OK, ", ".join(names))
+            idle = len(names) - settings.gpus_per_worker
+            alone = wanted and idle > 0 and settings.work.runner == "thread"
+            remedy = f"a run leaves {idle} idle: --set work.runner=process" if alone else ""
+            return Finding("GPU", OK, ", ".join(names), remedy)
     remedy = "install torch for your GPU's CUDA, or --set model.device=cpu" if wanted else ""
     return Finding("GPU", MISSING if wanted else OPTIONAL, "none that torch can use", remedy)
 

@@ -79,3 +79,20 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
         return version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", none)
+
+
+@pytest.mark.parametrize(
+    ("runner", "remedy"),
+    [("thread", "a run leaves 1 idle: --set work.runner=process"), ("process", "")],
+)
+def test_gpus_that_a_run_would_leave_idle_are_told(
+    runner: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda n: f"GPU {n}")
+    model = {"name": "auto", "id": MODEL, "framework": "vllm", "device": "cuda"}
+    settings = settings_for(model=model, work={"runner": runner})
+    (found,) = [finding for finding in examine(settings) if finding.what == "GPU"]
+    assert (found.state, found.seen, found.remedy) == (OK, "GPU 0, GPU 1", remedy)
