@@ -1,6 +1,6 @@
 """Whether the engine is kept full: the pipeline over an engine whose pages take random times.
 
-    python -m benchmarks.feeding
+    python benchmarks/feeding.py
 
 The engine is a stand-in that reads `capacity` requests side by side, as vLLM does, and takes for
 each a time drawn from its picture's hash: most pages have some hundred tokens, a few have ten times
