@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
 
 from loaders.engine import Completion, Engine, Request
 from loaders.resident import resident
@@ -63,7 +65,8 @@ class WarmEngine:
             if self._loading is None:
                 self._began, self._loading = time.monotonic(), Future()
                 # A daemon: a run that is stopped does not wait for a model.
-                threading.Thread(target=self._load, name="load", daemon=True).start()
+                load = partial(copy_context().run, self._load)  # its log lines are the run's
+                threading.Thread(target=load, name="load", daemon=True).start()
             return self._loading
 
     def submit(self, request: Request) -> Future[Completion]:
