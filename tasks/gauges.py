@@ -85,8 +85,8 @@ class Report:
         pages, per_second = sum(self.pages.values()), 1 / max(seconds, 1e-9)
         words = [
             f"{pages} pages",
-            f"{pages * per_second:.2f} pages/s",
             f"{self.pages.get('failed', 0)} failed",
+            f"{pages * per_second:.2f} pages/s",
         ]
         if self.idle is not None and self.hungry is not None:
             prompt, completion = self.prompt_tokens, self.completion_tokens

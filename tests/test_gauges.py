@@ -97,10 +97,10 @@ def test_workers_together() -> None:
     assert (both.longest_queue, both.gpu_memory_gb, both.loading) == (30, 71.0, 12.0)
     assert (both.loads, both.load_seconds) == (2, 70)
     assert line(8, both, 10) == (
-        "4/8 documents, 0:10 left, 10 pages, 1.00 pages/s, 1 failed, 100 + 10 tokens/s, "
+        "4/8 documents, 0:10 left, 10 pages, 1 failed, 1.00 pages/s, 100 + 10 tokens/s, "
         "engine 20% idle, 30% not full, 15 queued, 71.0 GB on the GPU, loading the model for 12 s"
     )
-    assert line(8, new, 10) == "0/8 documents, ? left, 0 pages, 0.00 pages/s, 0 failed"
+    assert line(8, new, 10) == "0/8 documents, ? left, 0 pages, 0 failed, 0.00 pages/s"
 
 
 class Driver:
