@@ -104,6 +104,7 @@ class Window:
         try:
             self._finish(self._answered.get(seconds > 0, seconds))
             while True:
+                self._worker.check_stop()
                 self._finish(self._answered.get_nowait())
         except queue.Empty:
             return
