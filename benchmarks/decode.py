@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchmarks.common import emit, machine, print_table
-from benchmarks.pipeline import choose, draw
+from benchmarks.pages import choose, draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -110,7 +110,7 @@ def main(
 def threads() -> int:
     import torch
 
-    return torch.get_num_threads()
+    return int(torch.get_num_threads())
 
 
 def plain(settings: Settings) -> tuple[Any, Any]:

@@ -171,7 +171,8 @@ class Task:
 @contextmanager
 def _out_of_service(proxy: FaultProxy, fault: str, start: int) -> Any:
     """From request number `start` on nothing works; what is yielded ends that."""
-    usual, over = proxy.decide, []
+    usual = proxy.decide
+    over: list[bool] = []
 
     def decide(request: Request) -> str | None:
         out = fault and not over and len(proxy.requests) > start

@@ -30,7 +30,7 @@ from benchmarks.leftovers import Leftovers
 from benchmarks.memory import Watch
 
 MAX_BYTES = 1_000_000
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "limits.seconds_per_page": 5,
     "limits.seconds_per_document": 20,
     "limits.max_pages": 5,
@@ -132,7 +132,7 @@ def _span(data: bytes, choose: random.Random) -> tuple[int, int]:
 def flip(data: bytes, _: bytes, choose: random.Random) -> bytes:
     """Some bytes are others."""
     changed = bytearray(data)
-    for _ in range(choose.choice((1, 4, 32, 256))):
+    for _flip in range(choose.choice((1, 4, 32, 256))):
         if changed:
             changed[choose.randrange(len(changed))] = choose.randrange(256)
     return bytes(changed)

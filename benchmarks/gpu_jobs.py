@@ -33,7 +33,7 @@ def measure_memory(
     """Peaks of a run's processes, for few pages and for many."""
     overrides = json.loads(json.dumps(overrides))
     overrides["outputs"]["text"]["max_new_tokens"] = TOKENS
-    runs = []
+    runs: list[dict[str, Any]] = []
     for pages in (min(FEW, many // 2), many):
         source = write_documents(folder / f"memory-{pages}", pages, documents)
         command = pagemill("run", str(source), str(folder / f"out-{pages}"), "-c", config)

@@ -273,12 +273,10 @@ class _Files:
 
     def __init__(self, out: Path | Storage) -> None:
         self._out = out
-        found = out.rglob("*") if isinstance(out, Path) else out.list()
         if isinstance(out, Path):
-            found = (path.relative_to(out).as_posix() for path in found if path.is_file())
+            self.names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
         else:
-            found = (entry.path for entry in found)
-        self.names = set(found)
+            self.names = {entry.path for entry in out.list()}
 
     def rows(self, pattern: str) -> list[Row]:
         """All rows of the files that match."""

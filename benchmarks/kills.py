@@ -17,7 +17,16 @@ from typing import Any
 
 import click
 
-from benchmarks.common import ECHO, as_options, emit, machine, pagemill, print_table, run_plainly
+from benchmarks.common import (
+    ECHO,
+    as_options,
+    emit,
+    machine,
+    make_pdf,
+    pagemill,
+    print_table,
+    run_plainly,
+)
 from benchmarks.killing import (
     Run,
     Snapshot,
@@ -26,7 +35,6 @@ from benchmarks.killing import (
     fresh_environment,
     look,
     make_documents,
-    make_pdf,
 )
 from pagemill.settings import load_settings
 from pagemill.storage import Storage

@@ -98,4 +98,4 @@ def _vision(seeing: dict[str, Any], patches: float) -> float:
     embed = 3 * seeing["temporal_patch_size"] * seeing["patch_size"] ** 2 * size
     merger = size * merge * (size * merge + seeing["out_hidden_size"])
     weights = patches * (seeing["depth"] * layer + embed) + patches / merge * merger
-    return 2 * weights + 4 * size * pairs
+    return float(2 * weights + 4 * size * pairs)

@@ -51,7 +51,7 @@ def _children_cpu() -> float:
 def cpu(process: psutil.Process) -> float:
     """Seconds of CPU of the server."""
     times = process.cpu_times()
-    return times.user + times.system
+    return float(times.user + times.system)
 
 
 def make_empty(folder: Path, count: int) -> Path:

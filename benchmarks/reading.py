@@ -27,6 +27,7 @@ from tasks.render import render
 
 Row = dict[str, Any]
 
+LATIN, OTHER = ("de", "es", "fr"), ("ja", "ru")
 GROUPS: dict[str, Callable[[Row], bool]] = {
     "digital, English": lambda d: d["text_layer"] == "digital" and d["lang"] == "en",
     "digital, other Latin": lambda d: d["text_layer"] == "digital" and d["lang"] in LATIN,
@@ -36,7 +37,6 @@ GROUPS: dict[str, Callable[[Row], bool]] = {
     "scans, turned": lambda d: d["text_layer"] == "scanned" and "rotated" in d["path"],
     "all": lambda d: True,
 }
-LATIN, OTHER = ("de", "es", "fr"), ("ja", "ru")
 
 CHART = "chart|plot|graph|histogram|heat ?map|matrix"
 PHOTOGRAPH = "photo"

@@ -134,7 +134,7 @@ def bare_pdfium(path: Path, settings: Settings) -> int:
     document = pypdfium2.PdfDocument(path)
     document.init_forms()
     for page in document:
-        width, _ = target_size(*page.get_size(), settings.render)
+        width, _ = target_size(page.get_width(), page.get_height(), settings.render)
         page.render(scale=width / page.get_width(), rev_byteorder=True).to_pil().convert("RGB")
         page.close()
     count = len(document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -22,7 +23,7 @@ from loaders import transformers_model
 from loaders.families import FAMILIES
 from loaders.vlm_loader import VLMConfig
 from pagemill import answers
-from training import blocks, documents, scripts
+from training import blocks, documents, plots, scripts
 from training.characters import CHARACTERS, indices, keep
 from training.documents import CELL, World, make
 from training.export import export, special_ids, to_checkpoint
@@ -108,6 +109,24 @@ def test_the_same_seed_makes_the_same_document(world: World) -> None:
     first, second = (make(random.Random(7), world, "page") for _ in range(2))
     assert first.text == second.text
     assert (first.image == second.image).all()
+
+
+def test_every_kind_of_plot_can_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    square = {"type": "Polygon", "arcs": [[0, -2]]}  # the second arc backwards
+    atlas = {
+        "transform": {"scale": [1, 1], "translate": [170, 0]},
+        "arcs": [[[0, 0], [-340, 0]], [[0, 0], [0, 10], [-340, 0], [0, -10]]],  # beyond 180°
+        "objects": {"countries": {"geometries": [square]}},
+    }
+    (tmp_path / "atlas.json").write_text(json.dumps(atlas))
+    plots.open_atlas(tmp_path / "atlas.json")
+    ((outline,),) = plots.COUNTRIES
+    assert np.ptp(outline, axis=0).tolist() == [20, 10]
+    monkeypatch.setattr(plots, "LAYOUTS", [(1, 1, [1], 1)])
+    for plot in list(plots.PLOTS):
+        monkeypatch.setattr(plots, "PLOTS", {plot: 1})
+        assert plots.draw(1, tmp_path / "plot.jpg").startswith("A ")
+        assert np.ptp(np.asarray(Image.open(tmp_path / "plot.jpg"))) > 100
 
 
 def test_a_turned_page_says_by_how_much_it_has_been_turned() -> None:
@@ -329,8 +348,6 @@ def test_a_run_saves_on_the_way_and_goes_on(world: World, data: Path, tmp_path: 
 
 
 def test_plots_say_what_they_are(tmp_path: Path) -> None:
-    from training.plots import draw
-
-    captions = {draw(seed, tmp_path / f"{seed}.jpg") for seed in range(3)}
+    captions = {plots.draw(seed, tmp_path / f"{seed}.jpg") for seed in range(3)}
     assert all(caption.endswith(".") for caption in captions)
     assert all(Image.open(file).mode == "L" for file in tmp_path.glob("*.jpg"))

@@ -20,6 +20,8 @@ from training.words import Speaker
 Block = Callable[[Page, Style, Speaker, Box], float | None]
 PICTURES: list[Pictures] = []
 """The pictures that figures are cut from; set once, before the workers are forked."""
+OPERATORS = ["=", "==", "+", "->", "(", ")", "{", "}", ";", "#", "$", "&&", "|", "\\", "<", ">"]
+"""Of programs."""
 
 
 def heading(page: Page, style: Style, say: Speaker, box: Box, level: int = 2) -> float | None:
@@ -34,8 +36,8 @@ def heading(page: Page, style: Style, say: Speaker, box: Box, level: int = 2) ->
         text = " ".join(text.split())
     if style.numbered and level == 2:
         style.section += 1
-        below = f".{r.randint(1, 9)}"
-        number = f"{style.section}{r.choice(['.', '', '', below, below + below])}"
+        part = f".{r.randint(1, 9)}"
+        number = f"{style.section}{r.choice(['.', '', '', part, part + part])}"
         if style.kind == "typewriter" or style.centred_headings or r.random() < 0.4:
             text = f"{number} {text}"
         else:
@@ -68,13 +70,11 @@ def title(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         return y
     how = Setting("centre" if style.centred_headings else "left")
     for _ in range(r.randint(1, 3)):
-        text = r.choice(
-            [
-                lambda: ", ".join(say.name() for _ in range(r.randint(1, 5))),
-                say.date,
-                lambda: say.line(60),
-            ]
-        )()
+        text = say.one_of(
+            lambda: ", ".join(say.name() for _ in range(r.randint(1, 5))),
+            say.date,
+            lambda: say.line(60),
+        )
         if y + style.leading > box.bottom:
             break
         page.separate("\n" if _ else "\n\n")
@@ -125,7 +125,7 @@ def lines(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         if y + style.em * 1.05 > box.bottom:
             break
         page.separate("\n" if got else "\n\n")
-        text = r.choice([lambda: say.line(r.randint(4, 60)), say.name, say.number])()
+        text = say.one_of(lambda: say.line(r.randint(4, 60)), say.name, say.number)
         page.write_line(text, face, style, box.x + inset, y, align, box.width - inset)
         y, got = y + style.leading, got + 1
     if got:
@@ -147,33 +147,7 @@ def code(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
     for number in range(count):
         depth = r.choice([0, 0, 1, 1, 2])
         words = [
-            r.choice(
-                [
-                    say.word,
-                    say.word,
-                    say.number,
-                    lambda: r.choice(
-                        [
-                            "=",
-                            "==",
-                            "+",
-                            "->",
-                            "(",
-                            ")",
-                            "{",
-                            "}",
-                            ";",
-                            "#",
-                            "$",
-                            "&&",
-                            "|",
-                            "\\",
-                            "<",
-                            ">",
-                        ]
-                    ),
-                ]
-            )()
+            say.one_of(say.word, say.word, say.number, lambda: r.choice(OPERATORS))
             for _ in range(r.randint(1, 7))
         ]
         text = r.choice(["", "", "$ ", "# ", "> ", "-- "]) + r.choice([" ", " ", "_", "."]).join(

@@ -40,6 +40,12 @@ def indices(text: str) -> Array:
     return INDEX[np.frombuffer(text.encode("utf-16-le"), np.uint16)]
 
 
+def as_bytes(values: Array) -> Array:
+    """Grey values cut off at 0 and 255."""
+    cut: Array = np.clip(values, 0, 255).astype(np.uint8)
+    return cut
+
+
 def keep(text: str) -> str:
     """The text without what cannot be drawn, white space collapsed."""
     return " ".join(_UNKNOWN.sub("", text.translate(_LOOKALIKES)).split())

@@ -15,7 +15,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from training.characters import Array
+from training.characters import Array, as_bytes
 from training.page import Page
 
 NOISE = 1700
@@ -27,7 +27,7 @@ def noises() -> list[Array]:
     g = np.random.default_rng(7)
     fields = []
     for blur in (0, 0.7, 1.2, 4, 30):
-        field = g.normal(0, 1, (NOISE, NOISE)).astype(np.float32)
+        field: Array = g.normal(0, 1, (NOISE, NOISE)).astype(np.float32)
         if blur:
             field = cv2.GaussianBlur(field, (0, 0), blur)
         fields.append(np.clip(field / field.std() * 32, -127, 127).astype(np.int8))
@@ -61,17 +61,17 @@ def finish(
     if r.random() < 0.12 + 0.5 * wear:
         strength = r.choice([r.uniform(1, 5), r.uniform(3, 5 + 14 * wear)]) / 32
         field = noise(r, r.choice([0, 1, 2]), *image.shape)
-        image = np.clip(image + field * np.float32(strength), 0, 255).astype(np.uint8)
+        image = as_bytes(image + field * np.float32(strength))
     if r.random() < 0.02 + 0.22 * (wear > 0.3):
         image = _bilevel(r, image)
     elif wear > 0.3 and r.random() < 0.15 and image.size > 400_000:
         image, xs, ys = _on_a_table(r, image, xs, ys)
     if r.random() < 0.15 + 0.4 * wear:
         quality = r.randint(35, 92)
-        image = cv2.imdecode(
-            cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1],
-            cv2.IMREAD_GRAYSCALE,
-        )
+        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        decoded = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE)
+        assert decoded is not None  # it has just been written
+        image = decoded
     return image, xs, ys
 
 
@@ -84,7 +84,9 @@ def _to_size(page: Page, layer: Array) -> Array:
     )
 
 
-def _turn(r: random.Random, cover: Array, tint: Array | None, xs: Array, ys: Array, wear: float):  # type: ignore[no-untyped-def]
+def _turn(
+    r: random.Random, cover: Array, tint: Array | None, xs: Array, ys: Array, wear: float
+) -> tuple[Array, Array | None, Array, Array]:
     angle = math.radians(r.gauss(0, 0.35 + 0.7 * wear))
     cos, sin, shear = math.cos(angle), math.sin(angle), r.gauss(0, 0.003)
     matrix = np.array([[cos, -sin + shear, 0], [sin, cos, 0]], np.float32)
@@ -122,7 +124,7 @@ def _worn_ink(r: random.Random, cover: Array) -> Array:
     patches = noise(r, r.choice([1, 2, 3, 4]), *cover.shape) * np.float32(
         r.uniform(0.002, 0.006)
     ) + r.uniform(0.8, 1.05)
-    return np.clip(cover * patches, 0, 255).astype(np.uint8)
+    return as_bytes(cover * patches)
 
 
 def _ribbon(r: random.Random, cover: Array) -> Array:
@@ -131,7 +133,7 @@ def _ribbon(r: random.Random, cover: Array) -> Array:
     soft *= 1 + noise(r, r.choice([0, 1, 2]), *cover.shape) * np.float32(r.uniform(0.002, 0.008))
     if r.random() < 0.4:
         soft *= 1 + noise(r, 3, *cover.shape) * np.float32(r.uniform(0.001, 0.004))
-    return np.clip((soft - r.uniform(0, 20)) * r.uniform(1.3, 2.4), 0, 255).astype(np.uint8)
+    return as_bytes((soft - r.uniform(0, 20)) * r.uniform(1.3, 2.4))
 
 
 def _on_paper(r: random.Random, cover: Array, tint: Array | None, page: Page, wear: float) -> Array:
@@ -154,7 +156,7 @@ def _on_paper(r: random.Random, cover: Array, tint: Array | None, page: Page, we
         region = image[max(0, top) : top + size[1], max(0, left) : left + size[0]]
         region[:] = small[: region.shape[0], : region.shape[1]] * (paper / 255)
     share = cover.astype(np.float32) / 255
-    return np.clip(image * (1 - share) + ink * share, 0, 255).astype(np.uint8)
+    return as_bytes(image * (1 - share) + ink * share)
 
 
 def _aged(r: random.Random, image: Array, cover: Array, wear: float) -> Array:
@@ -189,7 +191,7 @@ def _aged(r: random.Random, image: Array, cover: Array, wear: float) -> Array:
     ):
         if r.random() < chance:
             mark(r, light)
-    return np.clip(light, 0, 255).astype(np.uint8)
+    return as_bytes(light)
 
 
 def _on_a_table(r: random.Random, image: Array, xs: Array, ys: Array) -> tuple[Array, Array, Array]:
@@ -228,7 +230,7 @@ def _specks(r: random.Random, light: Array) -> None:
 def _stamp(r: random.Random, light: Array) -> None:
     """A round or square stamp that one can see the text through."""
     rows, columns = light.shape
-    layer = np.zeros(light.shape, np.uint8)
+    layer: Array = np.zeros(light.shape, np.uint8)
     x, y = r.randrange(columns), r.randrange(rows)
     size = r.randint(18, max(20, min(rows, columns) // 7))
     if r.random() < 0.6:

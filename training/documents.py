@@ -325,15 +325,13 @@ def _margin_column(page: Page, style: Style, say: Speaker, body: Box) -> Box:
         for number in range(r.randint(1, 4)):
             if number:
                 page.say("\n")
-            text = r.choice(
-                [
-                    lambda: say.title(18),
-                    say.number,
-                    say.date,
-                    lambda: say.prose(60),
-                    lambda: f"• {say.word()}",
-                ]
-            )()
+            text = say.one_of(
+                lambda: say.title(18),
+                say.number,
+                say.date,
+                lambda: say.prose(60),
+                lambda: f"• {say.word()}",
+            )
             y, _rest = page.write(
                 text,
                 face,

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from training.characters import Array
+from training.characters import Array, as_bytes
 from training.page import Page, Style
 from training.words import Speaker
 
@@ -55,7 +55,7 @@ class Pictures:
         self.kinds: dict[str, list[Array]] = {}
         for kind in ("photo", "drawing", "plot"):
             files = sorted((folder / kind).glob("*.jpg"))
-            self.kinds[kind] = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files]
+            self.kinds[kind] = [_grey(file) for file in files]
             if kind == "plot" and files:
                 captions = json.loads((folder / kind / "captions.json").read_text())
                 self.captions = [captions[file.name] for file in files]
@@ -77,7 +77,7 @@ class Pictures:
         if r.random() < 0.12:
             grain = np.random.default_rng(r.getrandbits(32))
             image = image + grain.normal(0, r.uniform(3, 14), image.shape)
-        return np.clip(image, 0, 255).astype(np.uint8), "A photograph."
+        return as_bytes(image), "A photograph."
 
     def drawing(self, r: random.Random, width: int, height: int) -> tuple[Array, str]:
         """A clip-art drawing on white, sometimes as a silhouette."""
@@ -104,6 +104,13 @@ class Pictures:
         return cv2.resize(
             plots[number], (width, height), interpolation=cv2.INTER_CUBIC
         ), self.captions[number]
+
+
+def _grey(file: Path) -> Array:
+    grey = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    if grey is None:
+        raise ValueError(f"{file} is no picture: remove pictures/ and make it again")
+    return grey
 
 
 def _crop(r: random.Random, grey: Array, width: int, height: int) -> Array:
@@ -148,9 +155,10 @@ def _craters(r: random.Random, image: Array) -> Array:
         size = min(rows, columns) * r.uniform(0.01, 0.14)
         away = np.hypot(x - r.uniform(0, columns), y - r.uniform(0, rows)) / size
         relief += size * 0.4 * (np.exp(-((away - 1) ** 2) * 9) - np.exp(-(away**2) * 2))
-    slope = np.gradient(relief)
+    down, across = np.gradient(relief, axis=0), np.gradient(relief, axis=1)
     angle = r.uniform(0, 2 * math.pi)
-    return 0.5 + r.uniform(0.15, 0.45) * (slope[0] * math.sin(angle) + slope[1] * math.cos(angle))
+    light: Array = down * math.sin(angle) + across * math.cos(angle)
+    return 0.5 + r.uniform(0.15, 0.45) * light
 
 
 def texture(r: random.Random, width: int, height: int) -> Array:
@@ -159,7 +167,7 @@ def texture(r: random.Random, width: int, height: int) -> Array:
         small = texture(r, max(2, round(width * factor)), max(2, round(height * factor)))
         return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
     g = np.random.default_rng(r.getrandbits(32))
-    image = np.zeros((height, width), np.float32)
+    image: Array = np.zeros((height, width), np.float32)
     for octave in range(2, r.randint(4, 8)):
         coarse = g.normal(0, 1, (2**octave, 2**octave)).astype(np.float32)
         image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) / 1.7**octave
@@ -179,7 +187,7 @@ def texture(r: random.Random, width: int, height: int) -> Array:
             y - height * r.uniform(0.3, 0.7)
         ) ** 2 < radius**2
         image = np.where(inside, 0.5 + image * 0.5, image * r.uniform(0.1, 0.7))
-    return np.clip(image * 255, 0, 255).astype(np.uint8)
+    return as_bytes(image * 255)
 
 
 def chart(
@@ -322,7 +330,7 @@ def diagram(
     columns, rows = r.randint(1, 4), r.randint(1, 4)
     if columns * rows < 2:
         columns = 2
-    centres = []
+    centres: list[tuple[float, float]] = []
     wide, high = width / columns * r.uniform(0.5, 0.8), height / rows * r.uniform(0.3, 0.65)
     round_ones = r.random() < 0.35
     for row in range(rows):
@@ -335,7 +343,8 @@ def diagram(
         thick = max(1, round(page.scale))
         cv2.arrowedLine(
             page.cover,
-            *(tuple(map(int, p)) for p in (start, end)),
+            (int(start[0]), int(start[1])),
+            (int(end[0]), int(end[1])),
             r.randint(130, 255),
             thick,
             cv2.LINE_AA,

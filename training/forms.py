@@ -59,7 +59,7 @@ def form(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
                 )
             if r.random() < 0.6:
                 page.say(" ")
-                value = r.choice([say.name, say.date, say.number, lambda: say.line(18)])()
+                value = say.one_of(say.name, say.date, say.number, lambda: say.line(18))
                 place = (
                     (end + style.em * 0.6, y + high - hand.size * 1.15)
                     if not boxed
@@ -96,7 +96,7 @@ def pairs(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
             y,
             width=(start or box.width * 0.4) - style.em * 0.5,
         )
-        value = r.choice([say.number, say.name, say.amount, say.date, lambda: say.line(30)])()
+        value = say.one_of(say.number, say.name, say.amount, say.date, lambda: say.line(30))
         page.say(" ")
         x = box.x + start if start else end + style.em * 0.5
         page.write_line(value, style.body, style, x, y, width=box.x + box.width - x)

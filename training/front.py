@@ -44,7 +44,7 @@ def particulars(page: Page, style: Style, say: Speaker, box: Box) -> float:
                     label = say.word().capitalize()
                 end = page.write_line(f"{label}:", bold, style, box.x, y, width=box.width * 0.6)
                 page.say(" ")
-                value = r.choice([say.date, say.doi, say.date, say.number])().split("org/")[-1]
+                value = say.one_of(say.date, say.doi, say.date, say.number).split("org/")[-1]
                 x = end + face.size * 0.35
                 page.write_line(value, face, style, x, y, width=box.x + box.width - x)
                 y += leading

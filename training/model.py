@@ -78,8 +78,8 @@ def attend(
     ends = torch.unique_consecutive(starts).tolist()
     parts = []
     for first, last in itertools.pairwise(ends):
-        one = [part[first:last].transpose(0, 1)[None] for part in (q, k, v)]
-        parts.append(F.scaled_dot_product_attention(*one, is_causal=causal)[0].transpose(0, 1))
+        a, b, c = (part[first:last].transpose(0, 1)[None] for part in (q, k, v))
+        parts.append(F.scaled_dot_product_attention(a, b, c, is_causal=causal)[0].transpose(0, 1))
     return torch.cat(parts)
 
 

@@ -12,9 +12,10 @@ predict. `starts_*` say where samples and windows begin, as variable-length atte
 
 from __future__ import annotations
 
+import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Stage:
     """What is trained on at one point of the run; in between, values are interpolated."""
 
     at: float
-    shares: tuple[float, float, float, float, float]
+    shares: tuple[float, ...]
     """Of the image cells, by kind."""
     hard: float
     wear: float
@@ -66,15 +67,17 @@ CURRICULUM = (
 def stage(progress: float) -> Stage:
     """The curriculum at `progress`, from 0 to 1."""
     points = [s.at for s in CURRICULUM]
-    mix = lambda values: float(np.interp(progress, points, list(values)))  # noqa: E731
-    shares = tuple(mix(s.shares[k] for s in CURRICULUM) for k in range(len(KINDS)))
+
+    def mix(values: Iterable[float]) -> float:
+        return float(np.interp(progress, points, list(values)))
+
     return Stage(
         progress,
-        shares,
+        tuple(mix(s.shares[k] for s in CURRICULUM) for k in range(len(KINDS))),
         mix(s.hard for s in CURRICULUM),
         mix(s.wear for s in CURRICULUM),
         int(mix(s.longest_line for s in CURRICULUM)),
-    )  # type: ignore[arg-type]
+    )
 
 
 class PackSize:
@@ -113,7 +116,7 @@ class PackSize:
 
 
 def _rounded(shape: tuple[int, ...], kind: Any) -> int:
-    return (int(np.prod(shape)) * np.dtype(kind).itemsize + 255) // 256 * 256
+    return (math.prod(shape) * int(np.dtype(kind).itemsize) + 255) // 256 * 256
 
 
 def window_order(rows: int, columns: int) -> tuple[Array, list[int]]:

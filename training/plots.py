@@ -1,9 +1,9 @@
 """Plots as people publish them, drawn with matplotlib ahead of training, with what they are.
 
-    write_plots(Path("DATA/pictures/plot"), count=600)      # 3 minutes on 2 cores
+    write_plots(Path("DATA/pictures/plot"), Path("countries-110m.json"))  # 3 minutes on 2 cores
 
-Each is a grey JPEG; `captions.json` says what it shows. Maps come from Natural Earth's public
-domain outlines, if geopandas 0.14 (the last to bring them along) is installed.
+Each is a grey JPEG; `captions.json` says what it shows. Maps are of Natural Earth's public domain
+outlines, as the package world-atlas has them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,9 @@ from typing import Any
 
 import numpy as np
 
-NUMBERS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-]
+from training.characters import Array
+from training.figures import NUMBERS
+
 WORDS = [
     "time",
     "distance",
@@ -75,6 +63,8 @@ WORDS = [
 ]
 
 Plot = Callable[[Any, random.Random, Any], str]
+COUNTRIES: list[list[Array]] = []
+"""The outlines (points, 2) of each country, in degrees; set once in every process."""
 
 
 def bars(axes: Any, r: random.Random, g: Any) -> str:
@@ -287,16 +277,22 @@ def boxes(axes: Any, r: random.Random, g: Any) -> str:
 
 
 def world(axes: Any, r: random.Random, g: Any) -> str:
-    import geopandas
+    """Countries in one grey, in groups or in shades; all of them or a part of the world."""
+    from matplotlib import colormaps
+    from matplotlib.collections import PolyCollection
 
-    shapes = geopandas.read_file(geopandas.datasets.get_path("naturalearth_lowres"))
-    shapes.plot(
-        ax=axes,
-        column=r.choice([None, "pop_est", "continent"]),
-        edgecolor=r.choice(["k", "w", "0.5"]),
-        linewidth=0.4,
-        **({"color": "0.8"} if r.random() < 0.3 else {}),
-    )
+    greys: list[Any] = ["0.8"]
+    groups = [f"C{number}" for number in range(7)]
+    shades = list(colormaps["viridis"](np.linspace(0, 1, 20) ** 3))
+    colours = r.choices([greys, groups, shades], [3, 3, 4])[0]
+    rings, inks = [], []
+    for country in COUNTRIES:
+        rings += country
+        inks += [r.choice(colours)] * len(country)
+    edge = r.choice(["k", "w", "0.5"])
+    axes.add_collection(PolyCollection(rings, facecolors=inks, edgecolors=edge, linewidths=0.4))
+    axes.autoscale()
+    axes.set_aspect("equal")
     if r.random() < 0.8:
         x, y, span = r.uniform(-120, 120), r.uniform(-40, 60), r.uniform(15, 70)
         axes.set_xlim(x - span, x + span)
@@ -304,6 +300,24 @@ def world(axes: Any, r: random.Random, g: Any) -> str:
     if r.random() < 0.4:
         axes.set_axis_off()
     return "a map"
+
+
+def open_atlas(file: Path) -> None:
+    """Fill `COUNTRIES` from a TopoJSON file, which shares borders as arcs of small steps."""
+    atlas = json.loads(file.read_text())
+    scale, start = (np.array(atlas["transform"][name], float) for name in ("scale", "translate"))
+    arcs = [np.cumsum(arc, 0) * scale + start for arc in atlas["arcs"]]
+
+    def outline(numbers: list[int]) -> Array:
+        ring: Array = np.concatenate([arcs[n] if n >= 0 else arcs[~n][::-1] for n in numbers])
+        ring[:, 0] = np.unwrap(ring[:, 0], period=360)  # Russia goes on beyond 180°
+        ring[:, 0] -= 360 * np.round(ring[:, 0].mean() / 360)
+        return ring
+
+    COUNTRIES.clear()
+    for country in atlas["objects"]["countries"]["geometries"]:
+        parts = country["arcs"] if country["type"] == "MultiPolygon" else [country["arcs"]]
+        COUNTRIES.append([outline(part[0]) for part in parts])
 
 
 PLOTS: dict[Plot, float] = {
@@ -362,10 +376,7 @@ def draw(seed: int, file: Path) -> str:
         axes = figure.add_subplot(
             rows, columns, place, **({"projection": "3d"} if plot is surface else {})
         )
-        try:
-            captions.append(plot(axes, r, g))
-        except (ImportError, AttributeError):
-            captions.append(contours(axes, r, g))
+        captions.append(plot(axes, r, g))
         if lettered:
             title = " ".join(r.choices(WORDS, k=r.randint(3, 10)))
             title = f"{'ABCDEFGHIJ'[number]}. {title.capitalize()}{r.choice(['?', '.', ''])}"
@@ -393,10 +404,10 @@ def draw(seed: int, file: Path) -> str:
     return f"{NUMBERS[len(captions)].capitalize()} plots side by side; the first is {captions[0]}."
 
 
-def write_plots(place: Path, count: int = 640, processes: int = 2) -> None:
+def write_plots(place: Path, atlas: Path, count: int = 640, processes: int = 2) -> None:
     place.mkdir(parents=True, exist_ok=True)
     files = [place / f"{number:04d}.jpg" for number in range(count)]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=open_atlas, initargs=(atlas,)) as pool:
         captions = list(pool.map(draw, range(count), files, chunksize=8))
     listed = {file.name: caption for file, caption in zip(files, captions, strict=True)}
     (place / "captions.json").write_text(json.dumps(listed, indent=0))

@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,7 @@ PICTURES = {
     "tuxpaint-stamps-default": "GPL-2+ and public domain",
     "gcompris-qt-data": "CC-BY-SA-3.0 and others",
     "openuniverse-common": "GPL-2+",
+    "world-atlas@2": "public domain",
 }
 PHOTOS_OF_GAMES = "categorization|details|erase|explore_(farm|monu|world)"
 """Resource files of gcompris that hold photographs."""
@@ -215,7 +216,7 @@ def download(packages: list[str], folder: Path) -> None:
         fetch = folder / "fetch"
         shutil.rmtree(fetch, ignore_errors=True)
         fetch.mkdir()
-        if package.startswith("@"):
+        if "@" in package:  # of npm
             subprocess.run(["npm", "pack", "--silent", package], cwd=fetch, check=True)
             with tarfile.open(next(fetch.glob("*.tgz"))) as archive:
                 archive.extractall(fetch / "root", filter="data")
@@ -316,8 +317,10 @@ def from_words(page: str) -> Iterator[str]:
         yield " ".join(words[start : start + 12])
 
 
+Reader = Callable[[str], Iterator[str]]
+"""Prose paragraphs out of the text of a file."""
 # language: (reader, files below an unpacked package's /usr/share)
-ENGLISH = [
+ENGLISH: list[tuple[Reader, str]] = [
     (from_html, "doc/debian-handbook/html/en-US/*.html"),
     (from_html, "debian-reference/*.en.html"),
     (from_html, "developers-reference/*.html"),
@@ -348,11 +351,11 @@ _WORDS = {
 LANGUAGES = ("fr", "de", "es", "it", "nl", "pt", "pl", "sv", "da", "cs", "ro")
 
 
-def places(language: str) -> list[tuple[object, str]]:
+def places(language: str) -> list[tuple[Reader, str]]:
     """Readers and file patterns of one language."""
     if language == "en":
         return list(ENGLISH)
-    found: list[tuple[object, str]] = [
+    found: list[tuple[Reader, str]] = [
         (from_html, f"doc/debian-handbook/html/{language}*/*.html"),
         (from_html, f"debian-reference/*.{language}*.html"),
         (from_html, f"doc/developers-reference-{language}/**/*.html"),
@@ -375,9 +378,9 @@ def paragraphs(packages: Path, language: str) -> Iterator[str]:
             if file.suffix in (".dat", ".u8") or not file.is_file():
                 continue
             opener = gzip.open if file.suffix in (".gz", ".dz") else open
-            with opener(file, "rt", encoding="utf-8", errors="ignore") as handle:  # type: ignore[operator]
+            with opener(file, "rt", encoding="utf-8", errors="ignore") as handle:
                 page = handle.read()
-            for text in reader(page):  # type: ignore[operator]
+            for text in reader(page):
                 for piece in cut(text):
                     key = hashlib.md5(re.sub(r"\W", "", piece.lower())[:80].encode()).digest()
                     if key not in seen and is_prose(piece):
@@ -470,7 +473,7 @@ def write_pictures(packages: Path, data: Path, side: int = 420) -> None:
         place.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):
             try:
-                image = Image.open(picture)
+                image: Image.Image = Image.open(picture)
                 image.load()
                 if image.mode in ("RGBA", "LA", "P"):
                     layer = image.convert("RGBA")
@@ -483,7 +486,8 @@ def write_pictures(packages: Path, data: Path, side: int = 420) -> None:
                 continue
             grey.thumbnail((side, side))
             grey.save(place / f"{number:04d}.jpg", quality=72)
-    write_plots(data / "pictures" / "plot")
+    atlas = packages / "world-atlas@2" / "package" / "countries-110m.json"
+    write_plots(data / "pictures" / "plot", atlas)
 
 
 def _is_flat(grey: Any) -> bool:

@@ -39,7 +39,7 @@ def line_up_the_margin(page: Page, style: Style, say: Speaker) -> None:
     face = style.library.at(style.second, "r", size)
     high, wide = int(size * 1.5), int(page.down * r.uniform(0.1, 0.7))
     strip = Page(r, wide, high, 1.0)
-    text = r.choice([lambda: say.line(90), lambda: say.title(40), say.date, say.number])()
+    text = say.one_of(lambda: say.line(90), lambda: say.title(40), say.date, say.number)
     strip.write_line(text, face, style, 2, size * 0.15, width=wide - 4)
     ink = np.rot90(strip.cover, r.choice([1, 1, 3]))
     x = r.choice([int(page.across * 0.005), page.across - high - 2])

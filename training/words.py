@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import re
 import string
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,10 @@ class Speaker:
             text = keep(text.title())
         return text or "A"
 
+    def one_of(self, *ways: Callable[[], str]) -> str:
+        """What one of the ways says, each as likely."""
+        return self.r.choice(ways)()
+
     def word(self) -> str:
         return self.r.choice(self.texts.letters)
 
@@ -217,12 +222,13 @@ class Speaker:
             words = text.split(" ")
             for place in range(len(words)):
                 if r.random() < 0.08:
-                    words[place] = r.choice([self.word, self.number, self.strange])()
+                    words[place] = self.one_of(self.word, self.number, self.strange)
             text = " ".join(words)
         return text
 
     def _sentences(self, count: int) -> list[str]:
-        r, texts, found = self.r, self.texts, []
+        r, texts = self.r, self.texts
+        found: list[str] = []
         while len(found) < count:
             line = texts.line(r.randrange(len(texts.starts)))[:1500]
             found += re.split(r"(?<=[.!?;:]) ", line)[: r.randint(1, 4)]
@@ -236,7 +242,7 @@ class Speaker:
             sentence = self.refrain[at % len(self.refrain)]
             if r.random() < 0.08:
                 words = sentence.split(" ")
-                words[r.randrange(len(words))] = r.choice([self.word, self.number])()
+                words[r.randrange(len(words))] = self.one_of(self.word, self.number)
                 sentence = " ".join(words)
             said.append(sentence)
             size += len(sentence) + 1
@@ -263,8 +269,8 @@ class Speaker:
 
     def _typeset(self, text: str) -> str:
         if self.curly:
-            first, last = QUOTES.get(self.language, "“”")
-            text = re.sub(r'"([^"]*)"', rf"{first}\1{last}", text).replace("'", "’")
+            quotes = QUOTES.get(self.language, "“”")
+            text = re.sub(r'"([^"]*)"', rf"{quotes[0]}\1{quotes[1]}", text).replace("'", "’")
         if self.dash:
             text = text.replace(" -- ", " — ").replace(" - ", " – ")
         return keep(text)
