@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from loaders.echo import EchoEngine
+from loaders.engine import Request
 from pagemill.settings import Settings
 from tests.fault_proxy import FaultProxy
 from tests.seaweed import PUBLIC_BUCKET, READER_BUCKET, S3Server, serving
@@ -32,6 +34,31 @@ def s3() -> Iterator[S3Server]:
     """A real S3 server on the loopback; its admin keys are in the environment meanwhile."""
     with serving() as server:
         yield server
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """Every request that reaches the engine."""
+    requests: list[Request] = []
+    submit = EchoEngine.submit
+
+    def record(self: EchoEngine, request: Request) -> Any:
+        requests.append(request)
+        return submit(self, request)
+
+    monkeypatch.setattr(EchoEngine, "submit", record)
+    return requests
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one core: for models so small that threads only get in each other's way."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -113,18 +114,13 @@ def test_a_killed_child_is_replaced_and_nothing_is_lost_or_doubled(
     assert {r["loads"] for r in balance.workers} == {1}
 
 
-def test_a_shard_that_kills_every_worker_is_given_up_by_name_and_the_next_run_completes_it(
-    source: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    changes = {"work__workers": 1, "work__shards_in_flight": 1, **SLOW}
-    ran = Ran(source, out, settings(tmp_path, work__runner="process", **changes))
-    ran.plan.shards = ran.plan.shards[:1]
-    done = threading.Event()
+@contextmanager
+def _killing() -> Iterator[tuple[Callable[[Crew], None], set[int]]]:
+    """What kills all children of a crew, until the end of the block, and whom it has killed."""
+    done, killed = threading.Event(), set[int]()
 
     def kill_all(crew: Crew) -> None:
         def killer() -> None:
-            killed: set[int] = set()
             while not done.wait(0.02):
                 for child in _children(crew):
                     if child.pid not in killed:
@@ -134,9 +130,20 @@ def test_a_shard_that_kills_every_worker_is_given_up_by_name_and_the_next_run_co
         threading.Thread(target=killer, daemon=True).start()
 
     try:
-        balance = ran.go(kill_all)
+        yield kill_all, killed
     finally:
         done.set()
+
+
+def test_a_shard_that_kills_every_worker_is_given_up_by_name_and_the_next_run_completes_it(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    changes = {"work__workers": 1, "work__shards_in_flight": 1, **SLOW}
+    ran = Ran(source, out, settings(tmp_path, work__runner="process", **changes))
+    ran.plan.shards = ran.plan.shards[:1]
+    with _killing() as (kill_all, _):
+        balance = ran.go(kill_all)
     (error,) = ran.errors
     assert isinstance(error, WorkerLost)
     assert "killed by SIGKILL" in str(error)
@@ -228,22 +235,8 @@ def test_a_place_where_no_worker_lives_to_load_its_engine_is_given_up(
     slow_to_load = {"model__framework": "transformers", "model__device": "cpu"}
     changes = {**slow_to_load, "model__name": "qwen25vl", "model__id": str(model)}
     ran = Ran(source, tmp_path / "out", settings(tmp_path, work__runner="process", **changes))
-    done, killed = threading.Event(), set[int]()
-
-    def kill_all(crew: Crew) -> None:
-        def killer() -> None:
-            while not done.wait(0.02):
-                for child in _children(crew):
-                    if child.pid not in killed:
-                        killed.add(child.pid)
-                        os.kill(child.pid, signal.SIGKILL)
-
-        threading.Thread(target=killer, daemon=True).start()
-
-    try:
+    with _killing() as (kill_all, killed):
         ran.go(kill_all)
-    finally:
-        done.set()
     assert 3 <= len(killed) <= 9
     assert len(ran.errors) == len(ran.plan.shards)
     assert {type(error) for error in ran.errors} <= {WorkerLost, Stopped}

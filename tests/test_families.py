@@ -53,16 +53,9 @@ QUANTIZED = {"Linear4bit", "Linear8bitLt"}
 DENSE = ("gemma3", "internvl3", "pixtral", "qwen25vl")
 SECONDS = 60
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 family = pytest.mark.parametrize("family", NAMES)
 dense = pytest.mark.parametrize("family", DENSE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

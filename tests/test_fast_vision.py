@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,8 @@ PROMPT = "Transcribe the text of this page."
 ANSWER = "The mill stands by the river, and its wheel turns all day."
 load = FastVisionModel.from_pretrained
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 family = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

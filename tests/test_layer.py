@@ -19,7 +19,6 @@ from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 
-from loaders.echo import EchoEngine
 from loaders.engine import Request
 from pagemill.document import PageImage
 from tasks.layer import agree, fit_of, why_garbage, why_unsound
@@ -246,20 +245,6 @@ def test_without_a_sample_the_judgement_alone_decides() -> None:
 
 
 # --- rows ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
-    """Every request that reaches the engine."""
-    requests: list[Request] = []
-    submit = EchoEngine.submit
-
-    def record(self: EchoEngine, request: Request) -> Any:
-        requests.append(request)
-        return submit(self, request)
-
-    monkeypatch.setattr(EchoEngine, "submit", record)
-    return requests
 
 
 def prefer(tmp_path: Path, **more: Any) -> list[dict[str, Any]]:

@@ -36,20 +36,6 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
-    """Every request that reaches the engine."""
-    requests: list[Request] = []
-    submit = EchoEngine.submit
-
-    def record(self: EchoEngine, request: Request) -> Any:
-        requests.append(request)
-        return submit(self, request)
-
-    monkeypatch.setattr(EchoEngine, "submit", record)
-    return requests
-
-
 def test_every_page_becomes_one_row(tmp_path: Path, source: Path, out: Path) -> None:
     balance = run(source, out, echo_settings(tmp_path))
     assert [(name(r), r["page_number"], r["status"]) for r in table(out)] == [

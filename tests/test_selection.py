@@ -13,7 +13,6 @@ import pytest
 from helpers import echo_settings, look, make_image, make_pdf, name, run, table
 from pydantic import ValidationError
 
-from loaders.echo import EchoEngine
 from loaders.engine import Request
 from pagemill import open_dataset
 from pagemill.document import SourceObject
@@ -41,20 +40,6 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The document and page of every request that reaches the engine."""
-    keys: list[str] = []
-    submit = EchoEngine.submit
-
-    def record(self: EchoEngine, request: Request) -> Any:
-        keys.append(request.key)
-        return submit(self, request)
-
-    monkeypatch.setattr(EchoEngine, "submit", record)
-    return keys
 
 
 def found(
@@ -153,7 +138,7 @@ def test_partitions_of_one_job_balance_by_themselves_and_together(
 
 
 def test_a_range_of_pages_is_read_and_a_wider_one_reads_the_rest(
-    tmp_path: Path, source: Path, out: Path, asked: list[str]
+    tmp_path: Path, source: Path, out: Path, asked: list[Request]
 ) -> None:
     balance = run(source, out, echo_settings(tmp_path, select__pages="1-2"))
     assert balance.balanced
@@ -210,7 +195,7 @@ def flawed_settings(tmp_path: Path, **select: Any) -> Any:
 
 @pytest.mark.parametrize("with_source", [True, False])
 def test_only_the_rows_that_redo_names_are_read_again(
-    tmp_path: Path, source: Path, flawed: Path, asked: list[str], with_source: bool
+    tmp_path: Path, source: Path, flawed: Path, asked: list[Request], with_source: bool
 ) -> None:
     before = table(flawed)
     partial = {(name(r), r["page_number"]) for r in before if r["status"] == "partial"}
@@ -219,7 +204,7 @@ def test_only_the_rows_that_redo_names_are_read_again(
     settings = flawed_settings(tmp_path, new=False, redo={"status": ["partial"]})
     balance = run(source if with_source else None, flawed, settings)
     assert balance.balanced
-    assert {tuple(key.rsplit("/", 1)[1].split()) for key in asked} == {
+    assert {tuple(request.key.rsplit("/", 1)[1].split()) for request in asked} == {
         (n, str(page)) for n, page in partial
     }
     after = table(flawed)
@@ -248,7 +233,7 @@ def test_rows_are_chosen_by_error_kind_and_by_age(
 
 
 def test_rows_of_which_the_model_was_unsure_are_chosen(
-    tmp_path: Path, source: Path, out: Path, asked: list[str]
+    tmp_path: Path, source: Path, out: Path, asked: list[Request]
 ) -> None:
     run(source, out, echo_settings(tmp_path))
     unsure = {("5.pdf", 2): -0.8, ("3.pdf", 1): -0.7}  # a mean probability of 45 and 50 %
@@ -261,7 +246,7 @@ def test_rows_of_which_the_model_was_unsure_are_chosen(
     asked.clear()
     chosen = {"new": False, "redo": {"confidence_below": 0.49}}
     run(None, out, echo_settings(tmp_path, select=chosen))
-    assert {key.rsplit("/", 1)[1] for key in asked} == {"5.pdf 2"}
+    assert {request.key.rsplit("/", 1)[1] for request in asked} == {"5.pdf 2"}
 
 
 def test_a_page_that_cannot_be_read_again_keeps_its_row(
@@ -320,7 +305,7 @@ def test_a_plan_says_what_it_costs(tmp_path: Path, source: Path, out: Path) -> N
     assert facts["gpu_hours"] is not None
 
 
-def test_the_life_of_documents_on_s3(tmp_path: Path, asked: list[str], s3: Any) -> None:
+def test_the_life_of_documents_on_s3(tmp_path: Path, asked: list[Request], s3: Any) -> None:
     bucket = s3.bucket()
     source, out = f"s3://{bucket}/in", f"s3://{bucket}/out"
     files = {n: make_pdf(tmp_path / f"{n}.pdf", n).read_bytes() for n in (1, 2, 3)}
