@@ -22,6 +22,7 @@ from benchmarks.gpu_read import report, rows_of, write
 from loaders.resident import engine_for
 from pagemill import answers
 from pagemill.document import PageImage
+from pagemill.errors import ErrorKind
 from pagemill.settings import Settings, load_settings, parse_overrides
 from tasks.render import render
 
@@ -130,7 +131,7 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
             said = [(file, again.get(file, answer)) for file, answer in said]
             write(folder / f"{name}.jsonl", said)
             spent = time.perf_counter() - began
-            other = sum(answers.other_script(answer.text) for _, answer in said)
+            other = sum(named(answer.text) is ErrorKind.OTHER_SCRIPT for _, answer in said)
             return rows_of(said), {
                 **report(said, spent),
                 "turned_upright": len(turned),
@@ -156,6 +157,12 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
         ),
         "kind_wrong": wrong,
     }
+
+
+def named(answer: str) -> ErrorKind | None:
+    """Why the model does not read a page, where it says so instead."""
+    reason = answers.says_only(answer)
+    return reason[0] if reason else None
 
 
 def says(caption: str, kinds: str) -> bool:
