@@ -520,8 +520,9 @@ def test_a_server_that_is_killed_is_replaced() -> None:
     one_page(pdf("a"))
     before = server_pid()
     assert before
-    os.kill(before, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(before)], timeout=30)
+    server = psutil.Process(before)  # before it is gone: then there is none to wait for
+    server.kill()
+    psutil.wait_procs([server], timeout=30)
     assert one_page(pdf("b")).layer == "b" and server_pid() != before
 
 
