@@ -14,6 +14,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ CORPUS = PROJECT.parent / "shared" / "corpus"
 RESULTS = HERE / "results.jsonl"
 ECHO = str(HERE / "echo.yaml")
 
+_BEGAN = time.perf_counter()
 _PACKAGES = ("pagemill", "prefect", "torch", "transformers", "vllm", "pypdfium2", "pyarrow")
 _TEXT = (
     "the water turns a wheel of oak and the wheel turns a stone that grinds the grain to flour "
@@ -150,6 +152,11 @@ def _gpu() -> dict[str, str]:
         done = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=20)
         return {"gpu": done.stdout.strip()}
     return {}
+
+
+def say(what: str) -> None:
+    """A line of progress, with the seconds since this was imported."""
+    print(f"{time.perf_counter() - _BEGAN:7.1f} s  {what}", flush=True)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

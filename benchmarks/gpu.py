@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks.common import ECHO, emit, print_table
+from benchmarks.common import ECHO, emit, print_table, say
 from benchmarks.gpu_jobs import measure_memory, measure_mission
-from benchmarks.limits import BF16, CHIPS, limits
+from benchmarks.gpu_tables import show_engine
 from benchmarks.load import Load
 from benchmarks.pages import MAX_PIXELS, TRAINED, draw_all, write_documents, write_shapes
 
@@ -31,10 +34,10 @@ if TYPE_CHECKING:
     from pagemill.settings import Settings
 
 PARTS = ("engine", "visit", "memory", "mission")
-SIDES = ("engine", "files", "s3")
 TEXT = "Transcribe the text of this page."
 CAPTION = "Describe this image."
 CAPTION_TOKENS = 60
+WARM_TOKENS = 8
 SMALL = {"render.max_pixels": 50_176, "work.shard_documents": 2}
 
 
@@ -101,6 +104,7 @@ def main(
     """
     from pagemill.settings import parse_overrides
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # of `timeout`: the laps are told
     with tempfile.TemporaryDirectory(prefix="pagemill-gpu-") as folder:
         # Before prefect is imported; its history is of no interest here.
         os.environ["PREFECT_HOME"] = f"{folder}/prefect"
@@ -191,12 +195,16 @@ class Bench:
     @cached_property
     def source(self) -> Path:
         """The documents."""
-        return write_documents(self.folder / "source", self.pages, self.documents)
+        folder = write_documents(self.folder / "source", self.pages, self.documents)
+        say(f"written: {self.pages} pages of PDF")
+        return folder
 
     @cached_property
     def images(self) -> list[Image]:
         """All pages."""
-        return draw_all(self.source, self.settings)
+        drawn = draw_all(self.source, self.settings)
+        say(f"drawn: {len(drawn)} pages that are not blank")
+        return drawn
 
     @cached_property
     def engine(self) -> Engine:
@@ -206,17 +214,26 @@ class Bench:
         drawing = threading.Thread(target=lambda: self.images, name="drawing")
         drawing.start()
         self.broken = True
+        say("loading the model")
         engine = resident(self.settings.model)
         self.broken = False
+        say(f"loaded {engine.version} in {engine.load_seconds:.1f} s")
         drawing.join()
-        print(f"loaded {engine.version} in {engine.load_seconds:.1f} s", flush=True)
-        self.ask(engine, self.images[: 2 * engine.capacity], {TEXT: 8})
+        few = self.images[: 2 * engine.capacity]
+        say(f"warming up: one page, then {len(few)}, {WARM_TOKENS} tokens each")
+        for images in (few[:1], few):
+            lap = self.ask(engine, images, {TEXT: WARM_TOKENS})
+            said = ", ".join(f"{at:.1f} s" for at in (lap["first"], lap["half"], lap["seconds"]))
+            say(f"warm-up of {len(images)}: the first, half and all answers after {said}")
         return engine
 
     def ask(
         self, engine: Engine, images: Sequence[Image], prompts: dict[str, int]
     ) -> dict[str, Any]:
-        """Every request of every page at once, then wait for all."""
+        """Every request of every page at once, then wait for all.
+
+        ``first`` and ``half``: when that many answers were there, in seconds.
+        """
         from loaders.engine import Request
 
         model, heat = self.settings.model, self.settings.outputs["text"].temperature
@@ -226,8 +243,11 @@ class Bench:
             for image in images
             for prompt, tokens in prompts.items()
         ]
+        ends = [time.perf_counter() - began for _ in as_completed(futures)]
         done = [future.result() for future in futures]
-        return {"seconds": round(time.perf_counter() - began, 3), **_said(done)}
+        seconds = round(time.perf_counter() - began, 3)
+        at = {"first": round(ends[0], 3), "half": round(ends[len(done) // 2], 3)}
+        return {"seconds": seconds, **at, **_said(done)}
 
     def report(self, part: str, result: dict[str, Any]) -> None:
         """Print a part's JSON line, and keep it if asked."""
@@ -263,14 +283,24 @@ def measure_engine(bench: Bench, laps: Sequence[str]) -> None:
             if name != "engine":
                 with isolated(f"{name}, warming up"):
                     sides[name]("few")
-        for name in laps:
-            with isolated(f"a lap of {name}"):
-                with Load() as load:
-                    lap = sides[name]("source")
-                rate = round(len(bench.images) / lap["seconds"], 3)
-                done.append({"side": name, "pages_per_second": rate, **lap, **load.report()})
-                print(json.dumps(done[-1]), flush=True)
-        _show_engine(bench, engine, done)
+        try:
+            for name in laps:
+                with isolated(f"a lap of {name}"):
+                    done.append(_lap(bench, name, sides[name]))
+                    print(json.dumps(done[-1]), flush=True)
+        finally:  # of what was done, also where time is up
+            if done:
+                result = show_engine(bench.settings, bench.images, engine, done)
+                cut = {"cut_off": True} if len(done) < len(laps) else {}
+                bench.report("engine", {**result, **cut})
+
+
+def _lap(bench: Bench, name: str, side: Side) -> dict[str, Any]:
+    say(f"a lap of {name}")
+    with Load() as load:
+        lap = side("source")
+    rate = round(len(bench.images) / lap["seconds"], 3)
+    return {"side": name, "pages_per_second": rate, **lap, **load.report()}
 
 
 Side = Callable[[str], dict[str, Any]]
@@ -335,78 +365,6 @@ def _flow(bench: Bench, source: str, out: str, storage: dict[str, Any]) -> dict[
     }
 
 
-def _show_engine(bench: Bench, engine: Engine, done: list[dict[str, Any]]) -> None:
-    pages = len(bench.images)
-    print(f"\n{pages} pages, {engine.version}, {engine.weight_bytes / 1e9:.2f} GB of weights")
-    print_table(
-        ("side", "s", "pages/s", "output tokens/s", "idle", "hungry", "GPU busy", "cores in use"),
-        [
-            (
-                lap["side"],
-                lap["seconds"],
-                lap["pages_per_second"],
-                round(lap["output_tokens"] / lap["seconds"]),
-                *(lap.get(name, "") for name in ("idle", "hungry", "gpu_busy")),
-                " ".join(f"{role} {cores:g}" for role, cores in lap["cores"].items()),
-            )
-            for lap in done
-        ],
-    )
-    rate = {name: _mean_rate(done, name) for name in SIDES}
-    result: dict[str, Any] = {
-        "pages": pages,
-        "load_seconds": round(engine.load_seconds, 1),
-        "weight_gb": round(engine.weight_bytes / 1e9, 3),
-        "pages_per_second": {name: r and round(r, 3) for name, r in rate.items() if r},
-    }
-    for name, key in (("files", "pipeline_over_engine"), ("s3", "pipeline_over_engine_s3")):
-        if rate["engine"] and rate[name]:
-            result[key] = round(rate[name] / rate["engine"], 4)
-            print(f"{name}: {result[key]:.1%} of the bare engine's speed")
-    result["limits"] = _limits(bench, done)
-    bench.report("engine", {**result, "laps": done})
-
-
-def _mean_rate(done: list[dict[str, Any]], side: str) -> float:
-    """Pages/s over all laps of a side; 0 without any."""
-    rates = [lap["pages_per_second"] for lap in done if lap["side"] == side]
-    return len(rates) / sum(1 / rate for rate in rates) if rates else 0.0
-
-
-def _limits(bench: Bench, done: list[dict[str, Any]]) -> dict[str, Any]:
-    """What each chip allows for these pages, by arithmetic and bytes; the share that was got."""
-    model, pages = Path(bench.settings.model.id), len(bench.images)
-    if not done or not (model / "config.json").exists():
-        return {}
-    one = {name: done[0][name] / pages for name in ("prompt_tokens", "output_tokens")}
-    pixels = sum(image.width * image.height for image in bench.images) / pages
-    width = {"none": BF16, "8bit": 1.0}.get(bench.settings.model.quantization, 0.5)
-    batch = min(bench.settings.model.batch_size, pages)
-    limit = limits(model, pixels, batch=batch, weight_bytes=width, **one)
-    result: dict[str, Any] = {
-        "page": {name: round(value, 1) for name, value in {**one, "pixels": pixels}.items()},
-        "vision_tflop": round(limit.vision / 1e12, 4),
-        "prefill_tflop": round(limit.prefill / 1e12, 4),
-        "decode_tflop": round(limit.decode / 1e12, 4),
-        "decode_gb": round(limit.decode_bytes / 1e9, 4),
-    }
-    rows = []
-    for chip, figures in CHIPS.items():
-        read, write = limit.seconds(figures)
-        most = limit.pages_per_second(figures)
-        shares = {s: _mean_rate(done, s) / most for s in SIDES if _mean_rate(done, s)}
-        rows.append((chip, 1000 * read, 1000 * write, most, *(shares.get(s, "") for s in SIDES)))
-        result[chip] = {
-            "read_ms": round(1000 * read, 3),
-            "write_ms": round(1000 * write, 3),
-            "pages_per_second": round(most, 2),
-            "share": {side: round(share, 4) for side, share in shares.items()},
-        }
-    print("at most, by the work and the bytes of these pages (bf16 arithmetic):")
-    print_table(("chip", "read, ms", "write, ms", "pages/s", *(f"{s} got" for s in SIDES)), rows)
-    return result
-
-
 # -- visit: text and caption -----------------------------------------------------------------------
 
 
@@ -416,6 +374,7 @@ def measure_visit(bench: Bench, pages: int = 128) -> None:
     text = {TEXT: bench.settings.outputs["text"].max_new_tokens}
     caption = {CAPTION: CAPTION_TOKENS}
     laps = {}
+    say("text and caption")
     for name, passes in {"one visit": [text | caption], "two passes": [text, caption]}.items():
         told = [bench.ask(engine, [image.copy() for image in images], asked) for asked in passes]
         seconds = sum(lap["seconds"] for lap in told)

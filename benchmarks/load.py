@@ -34,6 +34,7 @@ class Load:
         self._root = psutil.Process()
         self._before: dict[int, tuple[str, float]] = {}
         self._after: dict[int, tuple[str, float]] = {}
+        self._held: dict[str, int] = {}
         self._gpu: list[tuple[int, int]] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="load", daemon=True)
@@ -56,7 +57,7 @@ class Load:
         }
 
     def report(self) -> dict[str, Any]:
-        """Cores in use by role, those of the run's busiest threads, the GPU's share of busy time.
+        """Cores and peak resident memory by role, the run's busiest threads, the GPU's busy share.
 
         ``gpu_busy`` is NVML's: a share of time with any kernel running, not of its arithmetic.
         """
@@ -67,6 +68,7 @@ class Load:
         busiest = sorted(self._threads.items(), key=lambda item: -item[1])[:6]
         result: dict[str, Any] = {
             "cores": {role: round(value, 2) for role, value in sorted(cores.items())},
+            "memory_gb": {role: round(most / 1e9, 2) for role, most in sorted(self._held.items())},
             "threads": {name: round(spent / self._seconds, 2) for name, spent in busiest},
         }
         if self._gpu:
@@ -86,10 +88,16 @@ class Load:
 
     def _cpu(self) -> dict[int, tuple[str, float]]:
         found = {self._root.pid: ("run", _spent(self._root))}
+        held = {"run": self._root.memory_info().rss}
         with suppress(psutil.Error):
             for child in self._root.children(recursive=True):
                 with suppress(psutil.Error):
-                    found[child.pid] = (role_of(child), _spent(child))
+                    role = role_of(child)
+                    found[child.pid] = (role, _spent(child))
+                    held[role] = held.get(role, 0) + child.memory_info().rss
+        self._held = {role: max(now, self._held.get(role, 0)) for role, now in held.items()} | {
+            role: most for role, most in self._held.items() if role not in held
+        }
         return found
 
     def _thread_times(self) -> dict[str, float]:

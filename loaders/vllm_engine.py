@@ -91,6 +91,7 @@ class VLLMEngine(StreamingEngine):
         self._vllm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
         )
+        _load_processor(self._vllm.renderer)
         given = self._vllm.model_config.get_diff_sampling_param()
         self._sampling = {name: given[name] for name in SAMPLING if name in given}
         self._watch = asyncio.create_task(self._watch_engine())
@@ -380,6 +381,22 @@ def _memory(config: VLMConfig) -> dict[str, Any]:
         return {}
     share = config.max_memory_gb * GIB / current_platform.get_device_total_memory()
     return {"gpu_memory_utilization": min(share, MEMORY_SHARE)}
+
+
+def _load_processor(renderer: Any) -> None:
+    """Load the images' processor here, once: all renderer threads would, with the first pages.
+
+    vLLM's cache of processors has no lock, and each load copies the tokenizer deeply: a pool with
+    a tokenizer for every thread, so ten with 150,000 words each and more than once. That took
+    eight threads minutes, one behind the other. A pool is made to be shared: it is its own copy.
+    """
+    from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
+
+    pool = type(renderer.tokenizer)
+    if issubclass(pool, ThreadSafeHFTokenizerMixin):
+        pool.__deepcopy__ = lambda self, _: self
+    if renderer.mm_processor is not None:
+        renderer.mm_processor.info.get_hf_processor()
 
 
 def _take(said: Any, tokens: list[int], draft: Draft) -> None:

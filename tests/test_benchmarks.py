@@ -41,6 +41,27 @@ def test_engine_and_visit_give_their_lines() -> None:
     )
 
 
+def test_what_was_measured_is_told_when_time_is_up() -> None:
+    laps = ",".join(["engine", *["files"] * 50])
+    command = [sys.executable, "-u", "benchmarks/gpu.py", "engine", "--laps", laps]
+    small = ["--framework", "echo", "--small", "--pages", "4", "--documents", str(SAMPLES)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [*command, *small], cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        assert run.stdout
+        for line in run.stdout:
+            if line.startswith('{"side": "files"'):
+                run.terminate()
+                break
+        rest = [json.loads(line) for line in run.stdout if line.startswith("{")]
+    (told,) = (line for line in rest if "benchmark" in line)
+    assert run.returncode == 143
+    assert told["cut_off"] is True
+    assert 2 <= len(told["laps"]) < 51
+    assert told["pipeline_over_engine"] > 0
+
+
 def test_no_two_pages_look_the_same(tmp_path: Path) -> None:
     from benchmarks.pages import draw_all
     from pagemill.settings import load_settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
@@ -134,6 +135,22 @@ def test_fast_inference_says_what_the_model_itself_says(
     said = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     assert list(answer.outputs[0].token_ids) == said[0, inputs["input_ids"].shape[1] :].tolist()
     model.vllm_engine.llm_engine.engine_core.shutdown()
+
+
+def test_the_first_pages_do_not_wait_for_processors(tmp_path: Path) -> None:
+    from vllm.transformers_utils.processor import cached_get_processor
+
+    from tests.tiny import build
+
+    model = str(build("qwen25vl", tmp_path / "qwen25vl", for_vllm=True))
+    options = {"max_model_len": 1024, "enforce_eager": True}
+    with create_vlm_loader("qwen25vl", config(model_id=model, options=options)) as loader:
+        tokenizer = loader.engine._vllm.renderer.tokenizer  # type: ignore[attr-defined]
+        assert copy.deepcopy(tokenizer) is tokenizer
+        loaded = cached_get_processor.cache_info().misses
+        answers = read(loader, *(Request((page([str(n)]),), PROMPT, 2) for n in range(8)))
+        assert len(answers) == 8
+        assert cached_get_processor.cache_info().misses == loaded
 
 
 # --- the shipped model --------------------------------------------------------------------------
