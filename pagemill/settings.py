@@ -272,7 +272,7 @@ _SPLIT = {
 
 
 def _gpus_split_over(model: Model) -> int:
-    return math.prod(int(model.options.get(o, 1)) for o in _SPLIT.get(model.framework, ()))
+    return math.prod(model.options.get(o, 1) for o in _SPLIT.get(model.framework, ()))
 
 
 Secret = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
@@ -331,7 +331,11 @@ class Settings(_Part):
 
     @model_validator(mode="after")
     def _gpus_agree(self) -> Settings:
-        split, given = _SPLIT.get(self.model.framework), self.work.gpus_per_worker
+        split, given = _SPLIT.get(self.model.framework, ()), self.work.gpus_per_worker
+        for option in split:
+            number = self.model.options.get(option, 1)
+            if type(number) is not int or number < 1:
+                raise ValueError(f"model.options.{option}: {number!r} is no number of GPUs")
         if split and given and given != _gpus_split_over(self.model):
             raise ValueError(
                 f"work.gpus_per_worker: {given}, but the model is split over "

@@ -192,3 +192,10 @@ def test_a_relative_model_folder_counts_from_the_config_not_from_the_caller(
     monkeypatch.chdir("/")
     assert load_settings(config).model.id == str(config.parent.parent / "models/pagereader-19m")
     assert load_settings(config, {"model.id": "org/name"}).model.id == "org/name"
+
+
+@pytest.mark.parametrize("number", [0, -1, "two", None, 1.5])
+def test_a_model_is_split_over_a_whole_number_of_gpus(number: object) -> None:
+    split = {"model.framework": "vllm", "model.options": {"tensor_parallel_size": number}}
+    with pytest.raises(UsageError, match=r"tensor_parallel_size.*is no number of GPUs"):
+        load_settings(None, split)
