@@ -91,7 +91,11 @@ class Window:
             The engine failed, or has not ended a page long after it was told to.
         """
         self._worker.room.enter(self.settle)
-        asked = ask()
+        try:
+            asked = ask()
+        except BaseException:
+            self._worker.room.leave()
+            raise
         reading = self._open[key] = _Reading(dict.fromkeys(asked), finish)
         for name, answer in asked.items():
             answer.add_done_callback(partial(self._arrived, key, reading, name))

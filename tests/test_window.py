@@ -16,8 +16,11 @@ from loaders.echo import EchoEngine
 from loaders.engine import Completion, Request
 from pagemill.errors import Stopped
 from tasks.crew import muster
+from tasks.job import open_job
 from tasks.process import process_shard
 from tasks.room import Room
+from tasks.window import Window
+from tasks.worker import Worker
 
 CAPACITY = 4
 """Of the engine of `echo_settings`."""
@@ -164,3 +167,18 @@ def test_who_stops_waiting_is_in_nobodys_way() -> None:
 
 def _never() -> None:
     raise AssertionError("there was a place")
+
+
+def test_a_page_that_cannot_be_asked_about_gives_its_place_back(tmp_path: Path) -> None:
+    def ask() -> Any:
+        raise MemoryError
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    how = echo_settings(tmp_path)
+    worker = Worker(open_job(str(folder), str(tmp_path / "out"), how))
+    window, places = Window(worker), 2 * how.model.batch_size
+    for _ in range(places + 1):  # one too many, were places lost
+        with pytest.raises(MemoryError):
+            window.read("a page", ask, lambda _: None)
+    assert window.is_empty()
