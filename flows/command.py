@@ -6,13 +6,13 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from flows.interrupt import heed_signals
 from pagemill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run_flow(
     # A mistake is told before anything is started.
     Storage(out, load_settings(config, overrides).storage)
     quiet()
-    signal.signal(signal.SIGTERM, _interrupt)
+    heed_signals()
     _show_progress()
     with prefect_api():
         from flows.ingest import ingest, retry_failed
@@ -145,7 +145,3 @@ def _set_up_logging(debug: bool) -> None:
     log.propagate = False  # Prefect's handlers on the root logger would print it again
     log.handlers = [logging.StreamHandler()]
     log.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
