@@ -201,6 +201,7 @@ class BatchingEngine(ABC):
             self._busy_since = time.perf_counter()
             self._run(jobs)
             self._tick()
+            del jobs  # an idle engine holds no pages
 
     def _tick(self) -> None:
         now = time.perf_counter()
@@ -253,8 +254,9 @@ class BatchingEngine(ABC):
         """Answer `jobs`; after a failure those left in halves (memory) or one by one."""
         failure = self._attempt(jobs)
         left = [job for job in jobs if not job.future.done()]
-        if failure is None or not left:
+        if not left:
             return
+        failure = failure or Failure(ErrorKind.MODEL_FAILED, "the engine gave no answer")
         if len(left) == 1:
             return self._fail(left[0], failure)
         memory = failure.kind is ErrorKind.OUT_OF_MEMORY

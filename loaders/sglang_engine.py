@@ -22,8 +22,8 @@ from loaders.errors import LoadError, one_line
 from loaders.families import FAMILIES, Family
 from loaders.openai_engine import Endpoint, OpenAIEngine
 from loaders.server import Server, free_port
-from loaders.support import family_of, refuse_pair
-from loaders.vlm_loader import QuantizationType, VLMConfig
+from loaders.support import family_of, load_arguments, refuse_pair
+from loaders.vlm_loader import VLMConfig
 
 GIB = 1 << 30
 RESERVE_GB = 4
@@ -107,7 +107,7 @@ def _command(config: VLMConfig, family: Family, own: str, port: int) -> list[str
         "enable_multimodal": family in MULTIMODAL_IS_OFF,
         "log_level": "warning",
         **_device(config),
-        **_quantization(config, own),
+        **load_arguments(config, own),
         **config.options,
     }
     flags = [flag for name, value in arguments.items() for flag in _flag(name, value)]
@@ -146,14 +146,3 @@ def _gpu_memory(index: int) -> int:
         return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).total)
     finally:
         pynvml.nvmlShutdown()
-
-
-def _quantization(config: VLMConfig, own: str) -> dict[str, Any]:
-    """How SGLang quantizes while it loads; a checkpoint's own quantization it finds by itself."""
-    if own != "none":
-        return {}
-    if config.quantization is QuantizationType.FOUR_BIT:
-        return {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
-    if config.quantization is QuantizationType.EIGHT_BIT:
-        return {"quantization": "fp8"}
-    return {}

@@ -165,9 +165,9 @@ class StreamingEngine(ABC):
         self._stop("the engine is closed")
         atexit.unregister(self.close)
         with self._lock:
-            running, self._loop_is_open = self._loop_is_open, False
-        if running:
-            self._loop.call_soon_threadsafe(self._shut)
+            if self._loop_is_open:
+                self._loop_is_open = False
+                self._loop.call_soon_threadsafe(self._shut)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -211,11 +211,12 @@ class StreamingEngine(ABC):
         def cancel() -> None:
             for job in jobs:
                 task = self._jobs.get(job)
-                if task is not None and task is not asyncio.current_task():
+                if task is not None:
                     task.cancel()
 
-        if self._loop_is_open and jobs:
-            self._loop.call_soon_threadsafe(cancel)
+        with self._lock:  # or the loop might be closed between the two
+            if self._loop_is_open and jobs:
+                self._loop.call_soon_threadsafe(cancel)
 
     def _start(self, job: Job) -> None:
         task = self._loop.create_task(self._work(job))
@@ -234,19 +235,16 @@ class StreamingEngine(ABC):
                 return
             draft, mark = Draft(), self._clock.enter()
             try:
-                outcome: FinishReason | Exception = await self._answer(job.request, draft)
+                reason = await self._answer(job.request, draft)
             except asyncio.CancelledError:
-                outcome = "aborted"
-            except Exception as error:
-                outcome = error
-            seconds = self._clock.leave(mark)
-            if isinstance(outcome, Exception):
-                self._fail(job, outcome)
-            else:
-                self._failing.clear()
-                job.finish(draft.finish(outcome, seconds))
+                reason = "aborted"
+            except BaseException as error:  # a panic in tokenizers is no Exception
+                self._clock.leave(mark)
+                return self._fail(job, error)
+            self._failing.clear()
+            job.finish(draft.finish(reason, self._clock.leave(mark)))
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: BaseException) -> None:
         """Fail one job; an `EngineError`, or the fifth failure in a row, breaks the engine."""
         # Tries of one page share its key: a page that keeps failing does not condemn the engine.
         self._failing.add(job.request.key or job)
@@ -260,4 +258,5 @@ class StreamingEngine(ABC):
             self._stop(
                 f"the engine failed on {FAILURES} requests in a row, the last with: {message}"
             )
-        job.future.set_exception(EngineError(job.lost) if job.lost else error)
+        # Without its traceback, which holds the job and so the page until a garbage collection.
+        job.future.set_exception(EngineError(job.lost) if job.lost else error.with_traceback(None))

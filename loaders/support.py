@@ -54,6 +54,8 @@ class Support:
         before is taken all the same.
     tried : str
         What it has been run on.
+    arguments : mapping of str to str
+        What a server framework is told, to quantize while it loads.
     """
 
     how: str
@@ -62,6 +64,7 @@ class Support:
     needs: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, No] = field(default_factory=dict)
     tried: str = "CPU"
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
 
 BNB = {"bitsandbytes": "bitsandbytes"}
@@ -75,6 +78,7 @@ NOT_AT_LOAD = No(
 )
 NO_SERVER_HERE = "not run; a server speaking its protocol stands in"
 ON_BOTH = "CPU, H200"
+BY_BNB = {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
 
 SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
     (TRANSFORMERS, NONE): Support(
@@ -99,13 +103,15 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
         ("bnb-nf4",),
         BNB,
         {"llama4": EXPERTS},
-        tried=ON_BOTH,
+        ON_BOTH,
+        BY_BNB,
     ),
     (VLLM, EIGHT_BIT): Support(
         "FP8 with a scale for each channel, or a checkpoint in bitsandbytes int8 or FP8",
         "fp8-per-channel",
         ("bnb-int8", "fp8"),
         refused={"llama4": No("quantizing it while loading is untried", FP8_REPO)},
+        arguments={"quantization": "fp8_per_channel"},
     ),
     (VLLM, AWQ): Support(
         "an AWQ checkpoint",
@@ -129,6 +135,7 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
             "auto": NOT_AT_LOAD,
         },
         NO_SERVER_HERE,
+        BY_BNB,
     ),
     (SGLANG, EIGHT_BIT): Support(
         "FP8",
@@ -137,6 +144,7 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
         refused={"llama4": No("it would be quantized twice as FP8", FP8_REPO)}
         | {"internvl3": NATIVE_ONLY},
         tried=NO_SERVER_HERE,
+        arguments={"quantization": "fp8"},
     ),
     (SGLANG, AWQ): Support(
         "an AWQ checkpoint",
@@ -230,3 +238,8 @@ def scheme_of(framework: str, quantization: str, own: str) -> str:
         return own
     support = SUPPORT[InferenceFramework(framework), QuantizationType(quantization)]
     return support.scheme or ("none" if quantization == NONE else quantization)
+
+
+def load_arguments(config: VLMConfig, own: str) -> dict[str, str]:
+    """What vLLM or SGLang is told to quantize; a checkpoint's own quantization they find."""
+    return {} if own != "none" else dict(SUPPORT[config.framework, config.quantization].arguments)

@@ -22,11 +22,11 @@ from loaders.errors import LoadError, one_line
 from loaders.families import Family
 from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
 from loaders.memory import give_back
-from loaders.pictures import data_url, for_model
 from loaders.server import OWNER
 from loaders.streaming import Draft, StreamingEngine
-from loaders.support import family_of, refuse_pair
-from loaders.visits import Visit, Visits
+from loaders.support import family_of, load_arguments, refuse_pair
+from loaders.visits import Visits
+from loaders.vllm_prompts import MistralPrompter, TemplatePrompter
 from loaders.vlm_loader import QuantizationType, VLMConfig
 from pagemill.errors import EngineError, ErrorKind
 
@@ -66,7 +66,7 @@ class VLLMEngine(StreamingEngine):
         _quiet()
         os.environ[OWNER] = str(os.getpid())
         arguments = _arguments(config, own, mistral)
-        self._prompter = _MistralPrompter() if mistral else _TemplatePrompter(config)
+        self._prompter = MistralPrompter() if mistral else TemplatePrompter(config)
         self._numbers = itertools.count()
         self._visits = Visits()
         self._vllm: Any = None
@@ -109,14 +109,7 @@ class VLLMEngine(StreamingEngine):
 
     def submit(self, request: Request) -> Future[Completion]:
         """Queue a request; those about the same images share what it takes to read them."""
-        self._visits.enter(request)
-        try:
-            future = super().submit(request)
-        except BaseException:
-            self._visits.leave(request)
-            raise
-        future.add_done_callback(lambda _: self._visits.leave(request))
-        return future
+        return self._visits.share(request, super().submit)
 
     async def _answer(self, request: Request, draft: Draft) -> FinishReason:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -185,68 +178,6 @@ class VLLMEngine(StreamingEngine):
             engine.shutdown()
             del engine
         give_back()
-
-
-class _TemplatePrompter:
-    """Prompts by the chat template of the checkpoint's Hugging Face processor."""
-
-    def __init__(self, config: VLMConfig) -> None:
-        from loaders import transformers_model
-        from loaders.torchvision_repair import repair_torchvision
-
-        repair_torchvision()
-        self._processor = transformers_model.load_processor(config)
-        self._special = transformers_model.special_tokens(self._processor)
-
-    def refusal(self, request: Request) -> str | None:
-        """A special token in the prompt would break it."""
-        found = next((token for token in self._special if token in request.prompt), None)
-        return f"the prompt contains the special token {found!r}: reword it" if found else None
-
-    async def render(self, renderer: Any, request: Request, visit: Visit) -> dict[str, Any]:
-        """The prompt as vLLM takes it."""
-        content = [*({"type": "image"} for _ in request.images)]
-        content.append({"type": "text", "text": request.prompt})
-        text = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        tokenizer = self._processor.tokenizer
-        # As transformers does it: some templates write the first token, others leave it.
-        begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        ids: list[int] = tokenizer(text, add_special_tokens=not begun)["input_ids"]
-        if (ready := visit.prompt_for(ids)) is not None:
-            return ready
-        prompt: dict[str, Any] = {"prompt_token_ids": ids}
-        if request.images:
-            names = [f"{visit.name}-{number}" for number in range(len(request.images))]
-            prompt["multi_modal_data"] = {"image": [for_model(image) for image in request.images]}
-            prompt["multi_modal_uuids"] = {"image": names}  # or vLLM would hash the pixels
-        (rendered,) = await renderer.render_cmpl_async([prompt])
-        visit.keep(ids, rendered)
-        return dict(rendered)
-
-
-class _MistralPrompter:
-    """Prompts by mistral_common, for Mistral's own format, which has no chat template."""
-
-    def refusal(self, request: Request) -> str | None:
-        """None: mistral_common reads a special token in a prompt as plain text."""
-        return None
-
-    async def render(self, renderer: Any, request: Request, _: Visit) -> dict[str, Any]:
-        """The prompt as vLLM takes it."""
-        from vllm.renderers import ChatParams
-
-        # mistral_common knows no other form of an image that is already in memory.
-        images = [
-            {"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images
-        ]
-        message = {
-            "role": "user",
-            "content": [*images, {"type": "text", "text": request.prompt}],
-        }
-        _, (prompt,) = await renderer.render_chat_async([[message]], ChatParams())
-        return dict(prompt)
 
 
 def version_of_vllm() -> str:
@@ -340,7 +271,7 @@ def _arguments(config: VLMConfig, own: str, mistral: bool) -> dict[str, Any]:
         "worker_extension_cls": "loaders.vllm_worker.WeighingWorker",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        **_quantization(config, own),
+        **load_arguments(config, own),
         **_memory(config),
     }
     if mistral:
@@ -360,17 +291,6 @@ def _dtype(config: VLMConfig, own: str) -> str:
         plain = config.quantization is QuantizationType.NONE and own == "none"
         return "float32" if plain else "bfloat16"
     return "bfloat16" if current_platform.has_device_capability(80) else "float16"
-
-
-def _quantization(config: VLMConfig, own: str) -> dict[str, Any]:
-    """How vLLM quantizes while it loads; a checkpoint's own quantization it finds by itself."""
-    if own != "none":
-        return {}
-    if config.quantization is QuantizationType.FOUR_BIT:
-        return {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
-    if config.quantization is QuantizationType.EIGHT_BIT:
-        return {"quantization": "fp8_per_channel"}
-    return {}
 
 
 def _memory(config: VLMConfig) -> dict[str, Any]:

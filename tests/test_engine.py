@@ -167,6 +167,20 @@ def test_a_bad_request_does_not_take_its_batch_along(engine: Scripted) -> None:
     assert "no good" in str(error)
 
 
+def test_what_is_left_without_an_answer_fails() -> None:
+    class Forgetful(Scripted):
+        def _answer(self, jobs: list[Job]) -> None:
+            super()._answer([job for job in jobs if job.request.prompt != "forgotten"])
+
+    forgetful = Forgetful()
+    hold(forgetful)
+    futures = [forgetful.submit(ask(prompt)) for prompt in ("a", "forgotten", "c")]
+    forgetful.go.set()
+    assert [futures[i].result(SECONDS).text for i in (0, 2)] == ["a", "c"]
+    assert str(futures[1].exception(SECONDS)) == "the engine gave no answer"
+    forgetful.close()
+
+
 def test_five_different_failures_in_a_row_break_the_engine(engine: Scripted) -> None:
     hold(engine)
     futures = [engine.submit(ask(f"bad {i}", key=f"{i}")) for i in range(7)]

@@ -1,0 +1,120 @@
+"""Concurrent answers behind `submit`, without a model: no future is left behind, nor any page."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from loaders.echo import EchoEngine
+from loaders.engine import Completion, FinishReason, Request, RequestError
+from loaders.streaming import Draft, StreamingEngine
+from pagemill.errors import EngineError, ErrorKind
+
+SECONDS = 30
+
+
+class Panic(BaseException):
+    """As Rust's panics arrive in Python: tokenizers' are no Exceptions."""
+
+
+class Scripted(StreamingEngine):
+    """Does what the prompt says."""
+
+    def __init__(self) -> None:
+        super().__init__(capacity=2, in_flight=2)
+
+    async def _answer(self, request: Request, draft: Draft) -> FinishReason:
+        draft.text = request.prompt
+        match request.prompt:
+            case "panic":
+                raise Panic("called `Option::unwrap()` on a `None` value")
+            case "refuse":
+                raise RequestError(ErrorKind.MODEL_FAILED, "too long")
+            case "wait":
+                await asyncio.sleep(SECONDS)
+        return "stop"
+
+
+@pytest.fixture
+def engine() -> Iterator[Scripted]:
+    engine = Scripted()
+    yield engine
+    engine.close()
+
+
+def ask(prompt: str, **more: Any) -> Request:
+    return Request((), prompt, **more)
+
+
+def test_a_panic_fails_its_request_alone(engine: Scripted) -> None:
+    error = engine.submit(ask("panic")).exception(SECONDS)
+    assert isinstance(error, RequestError)
+    assert str(error) == "Panic: called `Option::unwrap()` on a `None` value"
+    assert engine.submit(ask("good")).result(SECONDS).text == "good"
+    busy = engine.busy_seconds
+    assert engine.submit(ask("good")).result(SECONDS).seconds <= engine.busy_seconds - busy
+
+
+def test_five_panics_in_a_row_break_the_engine(engine: Scripted) -> None:
+    errors = [engine.submit(ask("panic", key=f"{n}")).exception(SECONDS) for n in range(5)]
+    assert [type(error) for error in errors] == [*[RequestError] * 4, EngineError]
+
+
+def test_an_abort_while_the_engine_closes_is_no_error(engine: Scripted) -> None:
+    running = engine.submit(ask("wait", key="page"))
+    in_between, closed = threading.Event(), threading.Event()
+    call = engine._loop.call_soon_threadsafe
+
+    def call_late(function: Callable[..., object], *arguments: Any) -> Any:
+        if threading.current_thread() is aborting:
+            in_between.set()
+            closed.wait(0.5)  # the other thread closes the loop now, if it may
+        return call(function, *arguments)
+
+    failures: list[BaseException] = []
+
+    def abort() -> None:
+        try:
+            engine.abort("page")
+        except RuntimeError as error:
+            failures.append(error)
+
+    aborting = threading.Thread(target=abort)
+    engine._loop.call_soon_threadsafe = call_late  # type: ignore[method-assign]
+    aborting.start()
+    assert in_between.wait(SECONDS)
+    engine.close()
+    closed.set()
+    aborting.join(SECONDS)
+    assert failures == []
+    assert running.done()
+
+
+@pytest.mark.parametrize("make", [Scripted, EchoEngine])
+@pytest.mark.parametrize("prompt", ["good", "refuse"])
+def test_an_idle_engine_holds_no_page(make: Callable[[], Any], prompt: str) -> None:
+    engine = make()
+    gc.collect()
+    gc.disable()  # pages are too large to wait for it
+    try:
+        gone = threading.Event()
+        _submit(engine, prompt, gone)
+        assert gone.wait(SECONDS)
+    finally:
+        gc.enable()
+        engine.close()
+
+
+def _submit(engine: Any, prompt: str, gone: threading.Event) -> None:
+    page = Image.new("L", (8, 8))
+    weakref.finalize(page, gone.set)
+    future: Future[Completion] = engine.submit(Request((page,), prompt, key="page"))
+    future.exception(SECONDS)
