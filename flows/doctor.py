@@ -113,7 +113,8 @@ def _framework(package: str, remedy: str) -> Callable[[Settings], Finding]:
 
 def _endpoint(settings: Settings) -> Finding:
     """Is it there, does it take the key, does it serve the model? Nothing is asked of the model."""
-    from loaders.openai_engine import OpenAIEngine, endpoint_of
+    from loaders.endpoint import endpoint_of
+    from loaders.openai_engine import OpenAIEngine
 
     try:
         endpoint = endpoint_of(settings.model.id, settings.model.options)

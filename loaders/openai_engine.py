@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from loaders.endpoint import Endpoint
 from loaders.engine import FinishReason, Request, RequestError
 from loaders.errors import LoadError, one_line
 from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop_in_text
@@ -32,7 +33,6 @@ from loaders.pictures import data_url
 from loaders.streaming import Draft, StreamingEngine
 from pagemill.errors import EngineError, ErrorKind
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
 """Seconds before the first and, doubled each time, at most before a later try."""
@@ -40,88 +40,8 @@ ITS_OWN_FAULT = (400, 413, 415, 422)
 """What an endpoint answers to a request that it will never take."""
 TRY_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+NO_CHAT = "the endpoint's answer is no answer of a chat"
 CONTEXT_WORDS = ("context length", "maximum model length", "too long", "max_model_len")
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the model is, and how patient to be.
-
-    Attributes
-    ----------
-    base_url : str
-        Up to and with ``/v1``.
-    model : str
-        The name that it is served under.
-    api_key_env : str
-        The environment variable that holds the key, `OPENAI_API_KEY` by default.
-    timeout : float
-        Seconds for one try of one request, 600 by default: it may wait in the endpoint's queue.
-    retries : int
-        Further tries of a request, 6 by default: about a minute.
-    stream : bool
-        Read answers as they are said, so that loops are cut short. On by default.
-    """
-
-    base_url: str
-    model: str
-    api_key_env: str = KEY_VARIABLE
-    timeout: float = 600
-    retries: int = 6
-    stream: bool = True
-
-    def key(self) -> str | None:
-        """The key, from the environment.
-
-        Raises
-        ------
-        LoadError
-            A variable was named, and it is not set.
-        """
-        key = os.environ.get(self.api_key_env)
-        if not key and self.api_key_env != KEY_VARIABLE:
-            raise LoadError(f"options.api_key_env: {self.api_key_env} is not set or empty")
-        return key or None
-
-
-def endpoint_of(model: str, options: Mapping[str, Any]) -> Endpoint:
-    """The endpoint that a model's options describe.
-
-    Raises
-    ------
-    LoadError
-        An option is missing, unknown or of the wrong kind.
-    """
-    known = [field.name for field in fields(Endpoint)]
-    for name in options:
-        if "key" in name and name not in known:
-            raise LoadError(
-                f"options.{name}: keys are read from the environment only: set {KEY_VARIABLE}, "
-                "or name another variable in options.api_key_env"
-            )
-        if name not in known:
-            raise LoadError(f"options.{name} is unknown to openai; known: {', '.join(known)}")
-    url = str(options.get("base_url", "")).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise LoadError(
-            "options.base_url: give the endpoint's URL, such as http://gpu-host:8000/v1"
-        )
-    if parts.username or parts.password:
-        raise LoadError(f"options.base_url: no user or password in a URL; set {KEY_VARIABLE}")
-    endpoint = Endpoint(**{"model": model, **options, "base_url": url})
-    _check_kinds(endpoint)
-    return endpoint
-
-
-def _check_kinds(endpoint: Endpoint) -> None:
-    number = isinstance(endpoint.timeout, (int, float)) and endpoint.timeout > 0
-    count = isinstance(endpoint.retries, int) and endpoint.retries >= 0
-    if not number or not count or not isinstance(endpoint.stream, bool):
-        raise LoadError(
-            "options of openai: timeout is a number of seconds above 0, retries a whole number "
-            "from 0, stream true or false"
-        )
 
 
 class _TryAgain(Exception):
@@ -244,9 +164,12 @@ class OpenAIEngine(StreamingEngine):
         ) as response:
             if response.status_code != 200:
                 raise _refusal(response, await response.aread(), self._endpoint)
-            if self._endpoint.stream:
-                return await _read_stream(_events(response), draft)
-            return _read_whole(_object(await response.aread()), draft)
+            try:
+                if self._endpoint.stream:
+                    return await _read_stream(_events(response), draft)
+                return _read_whole(_object(await response.aread()), draft)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise _TryAgain(NO_CHAT) from error
 
 
 def _body(endpoint: Endpoint, request: Request) -> bytes:
@@ -280,7 +203,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 def _object(data: str | bytes) -> dict[str, Any]:
     said = json.loads(data)
     if not isinstance(said, dict):
-        raise _TryAgain("the endpoint's answer is no answer of a chat")
+        raise _TryAgain(NO_CHAT)
     return said
 
 
@@ -312,7 +235,8 @@ def _read_whole(answer: dict[str, Any], draft: Draft) -> FinishReason:
 def _listen(choice: dict[str, Any], text: str, draft: Draft) -> None:
     draft.text += text
     for token in (choice.get("logprobs") or {}).get("content") or ():
-        draft.logprobs.append(token["logprob"])
+        known = token["logprob"] is not None
+        draft.logprobs.append(float(token["logprob"]) if known else math.nan)
 
 
 def _count(event: dict[str, Any], draft: Draft) -> None:

@@ -159,7 +159,8 @@ def _close() -> None:
 
 
 def _endpoint(model: Model) -> Engine:
-    from loaders.openai_engine import OpenAIEngine, endpoint_of
+    from loaders.endpoint import endpoint_of
+    from loaders.openai_engine import OpenAIEngine
 
     try:
         return OpenAIEngine(endpoint_of(model.id, model.options), model.batch_size)

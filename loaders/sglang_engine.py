@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from loaders.checkpoint import declared_quantization, read_config, scheme_name
+from loaders.endpoint import Endpoint
 from loaders.errors import LoadError, one_line
 from loaders.families import FAMILIES, Family
-from loaders.openai_engine import Endpoint, OpenAIEngine
+from loaders.openai_engine import OpenAIEngine
 from loaders.server import Server, free_port
 from loaders.support import family_of, load_arguments, refuse_pair
 from loaders.vlm_loader import VLMConfig

@@ -233,16 +233,23 @@ class StreamingEngine(ABC):
         async with self._places:
             if job.ending or not job.future.set_running_or_notify_cancel():
                 return
-            draft, mark = Draft(), self._clock.enter()
             try:
-                reason = await self._answer(job.request, draft)
-            except asyncio.CancelledError:
-                reason = "aborted"
+                completion = await self._complete(job.request)
             except BaseException as error:  # a panic in tokenizers is no Exception
-                self._clock.leave(mark)
                 return self._fail(job, error)
             self._failing.clear()
-            job.finish(draft.finish(reason, self._clock.leave(mark)))
+            job.finish(completion)
+
+    async def _complete(self, request: Request) -> Completion:
+        """The answer, or what was said of it before it was cancelled."""
+        draft, mark = Draft(), self._clock.enter()
+        try:
+            reason = await self._answer(request, draft)
+        except asyncio.CancelledError:
+            reason = "aborted"
+        finally:
+            seconds = self._clock.leave(mark)
+        return draft.finish(reason, seconds)
 
     def _fail(self, job: Job, error: BaseException) -> None:
         """Fail one job; an `EngineError`, or the fifth failure in a row, breaks the engine."""

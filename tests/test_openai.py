@@ -17,10 +17,11 @@ from helpers import make_pdf, run, table, write_config
 from PIL import Image
 
 from loaders import openai_engine, resident
+from loaders.endpoint import endpoint_of
 from loaders.engine import Completion, Request, RequestError
 from loaders.errors import LoadError
 from loaders.loops import find_loop_in_text
-from loaders.openai_engine import OpenAIEngine, endpoint_of
+from loaders.openai_engine import OpenAIEngine
 from loaders.resident import engine_for
 from loaders.server import _answers, free_port
 from pagemill.errors import EngineError, ErrorKind
@@ -135,6 +136,17 @@ def test_confidence_comes_where_asked(connect: Callable[..., OpenAIEngine], stre
     assert ask(connect(stream=stream), order(say=["a"])).mean_logprob is None
 
 
+def test_a_log_probability_may_be_unknown(connect: Callable[..., OpenAIEngine]) -> None:
+    tokens = [{"logprob": None}, {"logprob": -0.5}]
+    choice = {
+        "message": {"content": "ab"},
+        "finish_reason": "stop",
+        "logprobs": {"content": tokens},
+    }
+    answer = ask(connect(stream=False), order(raw={"choices": [choice]}))
+    assert (answer.text, answer.mean_logprob) == ("ab", -0.5)
+
+
 def test_open_requests_are_bounded(chat: Chat, connect: Callable[..., OpenAIEngine]) -> None:
     engine = connect(batch_size=3)
     before = chat.seen()["requests"]
@@ -221,6 +233,15 @@ def test_an_answer_that_is_none_is_no_row(
     error = failure(connect(retries=1, stream=stream), order(raw="sign in", number=stream))
     assert isinstance(error, EngineError)
     assert "(2 tries)" in str(error)
+
+
+@pytest.mark.parametrize("said", ["hi", 5, [5], ["hi"], [{"message": "hi"}]])
+def test_an_answer_of_another_form_is_no_row(
+    connect: Callable[..., OpenAIEngine], said: Any
+) -> None:
+    error = failure(connect(retries=1, stream=False), order(raw={"choices": said}))
+    assert isinstance(error, EngineError)
+    assert str(error) == "the endpoint's answer is no answer of a chat (2 tries)"
 
 
 def test_a_proxy_in_the_environment_is_not_asked_for_this_host(
@@ -325,6 +346,9 @@ def test_an_endpoint_that_dies_is_an_engine_error() -> None:
     [
         ({}, "options.base_url: give the endpoint's URL, such as http://gpu-host:8000/v1"),
         ({"base_url": "gpu-host:8000"}, "options.base_url: give the endpoint's URL"),
+        ({"base_url": "http://[::1/v1"}, "options.base_url: give the endpoint's URL"),
+        ({"base_url": "http://h:port/v1"}, "options.base_url: give the endpoint's URL"),
+        ({"base_url": "http://h/v1", "api_key_env": 5}, "model and api_key_env are texts"),
         ({"base_url": "http://me:secret@host/v1"}, "no user or password in a URL"),
         ({"api_key": "sk-1"}, "options.api_key: keys are read from the environment only"),
         ({"max_model_len": 1}, "options.max_model_len is unknown to openai; known: base_url"),
@@ -365,6 +389,13 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         assert ask(engine, order()).text == "ok"
         engine.close()
         assert chat.seen()["keys"] == ["Bearer sk-right"]
+        monkeypatch.setenv("FLEET_KEY", "sk-right\n")  # as secrets are often mounted
+        OpenAIEngine(endpoint_of("reader", {**options, "api_key_env": "FLEET_KEY"})).close()
+        for wrong in ("sk-\nright", "“sk-right”"):
+            monkeypatch.setenv("OPENAI_API_KEY", wrong)
+            with pytest.raises(LoadError, match="OPENAI_API_KEY holds characters") as caught:
+                OpenAIEngine(endpoint_of("reader", options))
+            assert "right" not in str(caught.value)
         with pytest.raises(LoadError, match=r"options\.api_key_env: NO_SUCH is not set or empty"):
             OpenAIEngine(endpoint_of("reader", {**options, "api_key_env": "NO_SUCH"}))
     finally:

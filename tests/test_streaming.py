@@ -38,6 +38,8 @@ class Scripted(StreamingEngine):
                 raise Panic("called `Option::unwrap()` on a `None` value")
             case "refuse":
                 raise RequestError(ErrorKind.MODEL_FAILED, "too long")
+            case "lose count":
+                draft.logprobs.append(None)  # type: ignore[arg-type]
             case "wait":
                 await asyncio.sleep(SECONDS)
         return "stop"
@@ -61,6 +63,13 @@ def test_a_panic_fails_its_request_alone(engine: Scripted) -> None:
     assert engine.submit(ask("good")).result(SECONDS).text == "good"
     busy = engine.busy_seconds
     assert engine.submit(ask("good")).result(SECONDS).seconds <= engine.busy_seconds - busy
+
+
+def test_a_draft_that_cannot_be_finished_fails_its_request_alone(engine: Scripted) -> None:
+    error = engine.submit(ask("lose count")).exception(SECONDS)
+    assert isinstance(error, RequestError)
+    assert str(error).startswith("TypeError: must be real number")
+    assert engine.submit(ask("good")).result(SECONDS).text == "good"
 
 
 def test_five_panics_in_a_row_break_the_engine(engine: Scripted) -> None:
