@@ -32,6 +32,7 @@ RESULTS = HERE / "results.jsonl"
 ECHO = str(HERE / "echo.yaml")
 
 _BEGAN = time.perf_counter()
+_LOAD_BEFORE = round(os.getloadavg()[0], 1)
 _PACKAGES = ("pagemill", "prefect", "torch", "transformers", "vllm", "pypdfium2", "pyarrow")
 _TEXT = (
     "the water turns a wheel of oak and the wheel turns a stone that grinds the grain to flour "
@@ -103,6 +104,15 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     return balance
 
 
+def fresh_prefect(folder: Path) -> None:
+    """Let Prefect be quiet and keep its history in `folder`; call before it is first imported."""
+    from flows.prefect_api import quiet
+
+    os.environ["PREFECT_HOME"] = str(folder / "prefect")
+    os.environ.pop("PREFECT_API_URL", None)
+    quiet()
+
+
 @contextmanager
 def quick_leases(renew_seconds: float, dead_seconds: float = 60) -> Iterator[None]:
     """Let leases be renewed, and taken for dead, sooner than users need it."""
@@ -127,7 +137,11 @@ def pagemill(*arguments: str) -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """What a number was measured on; `load` says how busy it was with other things."""
+    """What a number was measured on.
+
+    `load_before` is the load average when this process began, so that of other work; `load` is that
+    of the last minute, this process included.
+    """
     cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     versions = {}
     for name in _PACKAGES:
@@ -138,6 +152,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
+        "load_before": _LOAD_BEFORE,
         "load": round(os.getloadavg()[0], 1),
         **_gpu(),
         **versions,

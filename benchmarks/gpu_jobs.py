@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmarks.common import as_options, pagemill, print_table
-from benchmarks.memory import Watch
 from benchmarks.pages import write_documents
+from benchmarks.watching import Watch
 
-Report = Callable[[str, dict[str, Any]], None]
+if TYPE_CHECKING:
+    from benchmarks.gpu import Bench
+
 FEW = 500
 TOKENS = 8
 LOADED = re.compile(r"loaded .+ in [\d.]+ s")
 
 
-def measure_memory(
-    folder: Path,
-    config: str,
-    overrides: dict[str, Any],
-    many: int,
-    documents: Path | None,
-    report: Report,
-) -> None:
+def measure_memory(bench: Bench, many: int) -> None:
     """Peaks of a run's processes, for few pages and for many."""
-    overrides = json.loads(json.dumps(overrides))
+    folder, overrides = bench.folder, copy.deepcopy(bench.overrides)
     overrides["outputs"]["text"]["max_new_tokens"] = TOKENS
     runs: list[dict[str, Any]] = []
     for pages in (min(FEW, many // 2), many):
-        source = write_documents(folder / f"memory-{pages}", pages, documents)
-        command = pagemill("run", str(source), str(folder / f"out-{pages}"), "-c", config)
+        source = write_documents(folder / f"memory-{pages}", pages, bench.documents)
+        command = pagemill("run", str(source), str(folder / f"out-{pages}"), "-c", bench.config)
         began = time.perf_counter()
         log = folder / f"memory-{pages}.log"
         with (
@@ -58,24 +52,23 @@ def measure_memory(
     roles = list(runs[0]["peak_mb"])
     rows = [(r["pages"], r["seconds"], *(r["peak_mb"].get(k, "") for k in roles)) for r in runs]
     print_table(("pages", "seconds", *roles), rows)
-    report("memory", {"growth": round(growth, 4), "runs": runs})
+    bench.report("memory", {"growth": round(growth, 4), "runs": runs})
 
 
-def measure_mission(source: Path, config: str, overrides: dict[str, Any], report: Report) -> None:
+def measure_mission(bench: Bench) -> None:
     """Bucket to bucket by the command line, then the proof of it."""
     from tests.seaweed import serving
 
     with serving() as server:
         bucket = server.bucket()
-        files = sorted(source.iterdir())
+        files = sorted(bench.source.iterdir())
         for file in files:
             server.put(bucket, f"scans/{file.name}", file.read_bytes())
         shard = min(16, max(1, len(files) // 4))
-        overrides = {**overrides, "work.shard_documents": shard}
-        storage = {"storage.endpoint_url": server.endpoint_url}
+        here = {"work.shard_documents": shard, "storage.endpoint_url": server.endpoint_url}
         scans, out = f"s3://{bucket}/scans", f"s3://{server.bucket()}/pages"
         began = time.perf_counter()
-        options = ["-c", config, *as_options({**overrides, **storage})]
+        options = ["-c", bench.config, *as_options({**bench.overrides, **here})]
         run = _command("run", scans, out, *options)
         seconds = round(time.perf_counter() - began, 1)
         again = _command("run", scans, out, *options)
@@ -94,7 +87,7 @@ def measure_mission(source: Path, config: str, overrides: dict[str, Any], report
     good = run.returncode in (0, 3) and check.returncode == 0 and len(loads) == 1
     print(run.stdout[-3000:], run.stderr[-6000:], check.stdout[-1000:], sep="\n")
     print("mission:", "OK" if good else "NOT OK", flush=True)
-    report("mission", {"ok": good, **result})
+    bench.report("mission", {"ok": good, **result})
 
 
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,16 +1,7 @@
-"""Read a folder of page images with one framework, and say how fast: for a machine with a GPU.
-
-    python benchmarks/gpu_read.py PAGES MODEL --framework vllm --quantization none --out texts.jsonl
-
-Uses nothing of the pipeline but the loaders, so it needs the framework, Pillow and no more. One
-line of JSON for each page goes to --out (uri, page, text, finish_reason, completion_tokens), as
-the corpus's score.py reads it: `report.pdf-p3.png` is page 3 of report.pdf. A table goes to the
-terminal, and the same numbers as one line of JSON last.
-"""
+"""The loaders alone on a folder of page images: pages/s, tokens/s, weights. See `--help`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -19,35 +10,102 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))
+import click
+from PIL import Image
 
-from PIL import Image  # noqa: E402
-
-from loaders.engine import Completion, Engine, Request  # noqa: E402
-from loaders.vlm_loader import VLMConfig, create_vlm_loader  # noqa: E402
+from benchmarks import options
+from benchmarks.common import emit
+from loaders.engine import Completion, Engine, Request
+from loaders.vlm_loader import (
+    InferenceFramework,
+    QuantizationType,
+    VLMConfig,
+    create_vlm_loader,
+)
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 PROMPT = "Transcribe the text of this page."
+FRAMEWORKS = ("vllm", "transformers", "sglang")
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pages", type=Path)
-    parser.add_argument("model")
-    parser.add_argument("--name", default="auto", help="the loader")
-    parser.add_argument("--framework", default="vllm", choices=["vllm", "transformers", "sglang"])
-    parser.add_argument("--quantization", default="none", choices=["none", "4bit", "8bit", "awq"])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--dtype")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--max-memory-gb", type=int)
-    parser.add_argument("--max-new-tokens", type=int, default=1024)
-    parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--repeat", type=int, default=1, help="read every page so many times")
-    parser.add_argument("--options", type=json.loads, default={}, help="JSON, for the framework")
-    parser.add_argument("--out", type=Path)
-    return parser.parse_args()
+@click.command()
+@click.argument("pages", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("model")
+@click.option("--name", default="auto", show_default=True, help="The loader.")
+@click.option("--framework", default="vllm", show_default=True, type=click.Choice(FRAMEWORKS))
+@click.option(
+    "--quantization",
+    default="none",
+    show_default=True,
+    type=click.Choice(["none", "4bit", "8bit", "awq"]),
+)
+@click.option("--device", default="cuda", show_default=True)
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--max-new-tokens", default=1024, show_default=True)
+@click.option("--repeat", default=1, show_default=True, help="Times that every page is read.")
+@click.option("--options", "framework_options", default="{}", help="JSON, for the framework.")
+@click.option("--out", type=Path, help="A file for the texts, as the corpus' score.py reads it.")
+@options.append
+def main(
+    pages: Path,
+    model: str,
+    name: str,
+    framework: InferenceFramework,
+    quantization: QuantizationType,
+    device: str,
+    batch_size: int,
+    max_new_tokens: int,
+    repeat: int,
+    framework_options: str,
+    out: Path | None,
+    append: bool,
+) -> None:
+    """Read a folder of page images, PAGES, with one framework, and say how fast.
+
+    Uses nothing of the pipeline but the loaders. After a warm-up of two pages, about twice as many
+    requests as the engine reads at once are under way. One line of JSON for each page goes to
+    --out: `report.pdf-p3.png` is page 3 of report.pdf.
+
+    \b
+      python benchmarks/gpu_read.py PAGES MODEL --framework vllm --quantization none
+
+    Takes 2 minutes on a GPU, most of it loading. Needs the framework and its GPU; or
+    --framework transformers --device cpu.
+    """
+    files = sorted(f for f in pages.iterdir() if f.suffix.lower() in SUFFIXES) * repeat
+    if not files:
+        sys.exit(f"{pages}: no page images ({', '.join(SUFFIXES)})")
+    config = VLMConfig(
+        model,
+        quantization,
+        framework,
+        device=device,
+        trust_remote_code=False,
+        batch_size=batch_size,
+        options=json.loads(framework_options),
+    )
+    began = time.perf_counter()
+    with create_vlm_loader(name, config) as loader:
+        loaded = time.perf_counter()
+        engine: Any = loader.engine
+        read_all(engine, files[:2], PROMPT, 8)  # the first requests compile and allocate
+        started = time.perf_counter()
+        answers = read_all(engine, files, PROMPT, max_new_tokens)
+        seconds = time.perf_counter() - started
+        result = {
+            "model": Path(model).name,
+            "framework": engine.version,
+            "quantization": quantization,
+            "batch_size": batch_size,
+            "load_seconds": round(loaded - began, 1),
+            "weight_gb": round(engine.weight_bytes / 1e9, 3),
+            **report(answers, seconds),
+        }
+    if out:
+        write(out, answers)
+    for key, value in result.items():
+        print(f"{key:26} {value}")
+    emit("gpu_read", result, append)
 
 
 def read_all(
@@ -83,12 +141,6 @@ def report(answers: list[tuple[Path, Completion]], seconds: float) -> dict[str, 
     }
 
 
-def device_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
 def rows_of(answers: list[tuple[Path, Completion]]) -> list[dict[str, Any]]:
     """What score.py reads: `report.pdf-p3.png` is page 3 of report.pdf."""
     rows = []
@@ -111,47 +163,6 @@ def write(out: Path, answers: list[tuple[Path, Completion]]) -> None:
     with out.open("w", encoding="utf-8") as stream:
         for row in rows_of(answers):
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def main() -> None:
-    args = arguments()
-    files = sorted(f for f in args.pages.iterdir() if f.suffix.lower() in SUFFIXES) * args.repeat
-    if not files:
-        sys.exit(f"{args.pages}: no page images ({', '.join(SUFFIXES)})")
-    config = VLMConfig(
-        args.model,
-        args.quantization,
-        args.framework,
-        max_memory_gb=args.max_memory_gb,
-        device=args.device,
-        trust_remote_code=False,
-        batch_size=args.batch_size,
-        dtype=args.dtype,
-        options=args.options,
-    )
-    began = time.perf_counter()
-    with create_vlm_loader(args.name, config) as loader:
-        loaded = time.perf_counter()
-        engine: Any = loader.engine
-        read_all(engine, files[:2], args.prompt, 8)  # the first requests compile and allocate
-        started = time.perf_counter()
-        answers = read_all(engine, files, args.prompt, args.max_new_tokens)
-        seconds = time.perf_counter() - started
-        result = {
-            "model": Path(args.model).name,
-            "framework": engine.version,
-            "quantization": args.quantization,
-            "batch_size": args.batch_size,
-            "load_seconds": round(loaded - began, 1),
-            "weight_gb": round(engine.weight_bytes / 1e9, 3),
-            **report(answers, seconds),
-        }
-    result["device"] = device_name()  # asked last: it starts CUDA in this process
-    if args.out:
-        write(args.out, answers)
-    for name, value in result.items():
-        print(f"{name:26} {value}")
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -9,48 +9,33 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchmarks import options
 from benchmarks.common import emit, print_table
-from benchmarks.pages import MAX_PIXELS, TRAINED, write_documents, write_shapes
+from benchmarks.pages import TEXT, Reader, write_documents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 WAYS = ("loop", "all", "transformers")
-TEXT = "Transcribe the text of this page."
-Page = tuple[str, Any]
+Generate = Callable[["list[Image]"], int]
+"""Reads these pages; how many tokens it has written."""
 
 
 @click.command()
 @click.argument("ways", nargs=-1, required=True, type=click.Choice(WAYS))
-@click.option("--model", default="7b", show_default=True, help="7b, trained, or a folder.")
-@click.option("--device", default="cuda", show_default=True)
+@options.reader
 @click.option("--pages", default=256, show_default=True, help="For all.")
 @click.option("--few", default=48, show_default=True, help="Pages for loop and transformers.")
-@click.option("--tokens", default=400, show_default=True, help="Of an answer, at most.")
-@click.option("--batch-size", default=128, show_default=True, help="Sequences of vLLM at once.")
-@click.option("--options", type=json.loads, default="{}", help="JSON, for vLLM.")
-@click.option("--documents", type=Path, help="A folder of PDFs; by default the corpus's digital.")
-@click.option("--small", is_flag=True, help="Tiny pictures: only to see that it works.")
-@click.option("--append", is_flag=True, help="Add the JSON lines to benchmarks/results.jsonl.")
+@click.option("--options", "vllm_options", default="{}", help="JSON, for vLLM.")
+@options.append
 def main(
-    ways: tuple[str, ...],
-    model: str,
-    device: str,
-    pages: int,
-    few: int,
-    tokens: int,
-    batch_size: int,
-    options: dict[str, Any],
-    documents: Path | None,
-    small: bool,
-    append: bool,
+    ways: tuple[str, ...], pages: int, few: int, vllm_options: str, append: bool, **asked: Any
 ) -> None:
     """Rates of the plain WAYS, on the same documents and with the same model as in gpu.py.
 
@@ -62,40 +47,47 @@ def main(
     Pages are drawn by pypdfium2 in this process, to the same number of pixels; drawing counts.
     Loading the model does not. `loop` and `all` share one vllm.LLM with its own defaults but for
     the length (8192) and the number of sequences. Nothing is written, nothing is checked.
+
+    \b
+      python benchmarks/gpu_ways.py loop all transformers
+
+    Takes 6 minutes on an H200. Needs a GPU with 24 GB, and vLLM for loop and all.
     """
+    reader = Reader(**asked)
     with tempfile.TemporaryDirectory(prefix="pagemill-ways-") as name:
         folder = Path(name)
-        shapes = model == "7b"
-        pixels = 50_176 if small else MAX_PIXELS if shapes else 1_003_520
-        path = write_shapes(folder / "7b") if shapes else TRAINED
-        path = path if model in ("7b", "trained") else Path(model)
-        generate: dict[str, Callable[[list[Image]], int]] = {}
+        checkpoint = reader.checkpoint(folder)
+        generate: dict[str, Generate] = {}
         if set(ways) - {"transformers"}:
-            generate["llm"] = _llm(path, shapes, tokens, batch_size, options)
+            generate["loop"] = generate["all"] = _llm(checkpoint, reader, json.loads(vllm_options))
         if "transformers" in ways:
-            generate["transformers"] = _transformers(path, shapes, tokens, device)
+            generate["transformers"] = _transformers(checkpoint, reader)
         for way in ways:
             number = pages if way == "all" else few
-            source = write_documents(folder / f"{way}-{number}", number, documents)
+            source = write_documents(folder / f"{way}-{number}", number, reader.documents)
             files = sorted(source.iterdir())
-            said = generate["transformers" if way == "transformers" else "llm"]
-            said(_draw(files[0], pixels)[:1])
-            began = time.perf_counter()
-            if way == "loop":
-                drawing, count = 0.0, 0
-                for file in files:
-                    images, seconds = _timed(partial(_draw, file, pixels))
-                    drawing += seconds
-                    count += said(images)
-            else:
-                images, drawing = _timed(partial(_draw_all, files, pixels))
-                count = said(images)
-            _show(way, model, number, tokens, time.perf_counter() - began, drawing, count, append)
+            generate[way](_draw(files[0], reader.max_pixels)[:1])  # warms up
+            rounds = [[file] for file in files] if way == "loop" else [files]
+            _show(way, reader, _read(rounds, reader.max_pixels, generate[way]), append)
 
 
-def _timed(function: Callable[[], list[Image]]) -> tuple[list[Image], float]:
-    began = time.perf_counter()
-    return function(), time.perf_counter() - began
+def _read(rounds: list[list[Path]], pixels: int, generate: Generate) -> dict[str, float]:
+    """Draw and read the files of each round, one round after the other."""
+    began, drawing, pages, tokens = time.perf_counter(), 0.0, 0, 0
+    for files in rounds:
+        before = time.perf_counter()
+        images = [image for file in files for image in _draw(file, pixels)]
+        drawing += time.perf_counter() - before
+        pages += len(images)
+        tokens += generate(images)
+    seconds = time.perf_counter() - began
+    return {
+        "pages": pages,
+        "seconds": round(seconds, 2),
+        "drawing_seconds": round(drawing, 2),
+        "pages_per_second": round(pages / seconds, 3),
+        "output_tokens": tokens,
+    }
 
 
 def _draw(file: Path, pixels: int) -> list[Image]:
@@ -111,10 +103,6 @@ def _draw(file: Path, pixels: int) -> list[Image]:
     return images
 
 
-def _draw_all(files: list[Path], pixels: int) -> list[Image]:
-    return [image for file in files for image in _draw(file, pixels)]
-
-
 def _prompt(path: Path) -> tuple[Any, str]:
     from transformers import AutoProcessor
 
@@ -124,18 +112,15 @@ def _prompt(path: Path) -> tuple[Any, str]:
     return processor, processor.apply_chat_template(message, add_generation_prompt=True)
 
 
-def _llm(
-    path: Path, shapes: bool, tokens: int, batch_size: int, options: dict[str, Any]
-) -> Callable[[list[Image]], int]:
+def _llm(path: Path, reader: Reader, more: dict[str, Any]) -> Generate:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm import LLM, SamplingParams
 
     _, prompt = _prompt(path)
-    form = "dummy" if shapes else "safetensors"
-    arguments = {"max_model_len": 8192, "max_num_seqs": batch_size, "load_format": form} | options
-    llm = LLM(str(path), **arguments)
-    # As in gpu.py, random weights almost never end an answer at temperature 1.
-    sampling = SamplingParams(temperature=1.0 if shapes else 0.0, max_tokens=tokens)
+    form = "dummy" if reader.shapes else "safetensors"
+    sizes = {"max_model_len": 8192, "max_num_seqs": reader.batch_size}
+    llm = LLM(str(path), **{**sizes, "load_format": form, **more})
+    sampling = SamplingParams(temperature=reader.temperature, max_tokens=reader.tokens)
 
     def generate(images: list[Image]) -> int:
         prompts = [{"prompt": prompt, "multi_modal_data": {"image": image}} for image in images]
@@ -145,22 +130,20 @@ def _llm(
     return generate
 
 
-def _transformers(
-    path: Path, shapes: bool, tokens: int, device: str, batch: int = 16
-) -> Callable[[list[Image]], int]:
+def _transformers(path: Path, reader: Reader, batch: int = 16) -> Generate:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     processor, prompt = _prompt(path)
     processor.tokenizer.padding_side = "left"
-    with torch.device(device):
+    with torch.device(reader.device):
         make = AutoModelForImageTextToText
-        if shapes:
+        if reader.shapes:
             config = AutoConfig.from_pretrained(path)
             model = make.from_config(config, dtype=torch.bfloat16)
         else:
             model = make.from_pretrained(path, dtype=torch.bfloat16)
-    model = model.to(device).eval()
+    model = model.to(reader.device).eval()
 
     def generate(images: list[Image]) -> int:
         count = 0
@@ -168,43 +151,26 @@ def _transformers(
             some = images[first : first + batch]
             inputs = processor(
                 text=[prompt] * len(some), images=some, padding=True, return_tensors="pt"
-            ).to(device)
-            least = tokens if shapes else 0
+            ).to(reader.device)
+            most, least = reader.tokens, reader.tokens if reader.shapes else 0
             with torch.inference_mode():
                 ids = model.generate(
-                    **inputs, max_new_tokens=tokens, min_new_tokens=least, do_sample=False
+                    **inputs, max_new_tokens=most, min_new_tokens=least, do_sample=False
                 )
-            count += int((ids[:, inputs["input_ids"].shape[1] :] != 4081).sum())
+            said = ids[:, inputs["input_ids"].shape[1] :]
+            count += int((said != processor.tokenizer.pad_token_id).sum())
         return count
 
     return generate
 
 
-def _show(
-    way: str,
-    model: str,
-    pages: int,
-    tokens: int,
-    seconds: float,
-    drawing: float,
-    count: int,
-    append: bool,
-) -> None:
-    print(f"\n{way}, {model}, answers of at most {tokens} tokens")
+def _show(way: str, reader: Reader, lap: dict[str, float], append: bool) -> None:
+    print(f"\n{way}, {reader.model}, answers of at most {reader.tokens} tokens")
     print_table(
-        ("pages", "s", "of which drawing", "pages/s", "output tokens/s"),
-        [(pages, seconds, drawing, pages / seconds, count / seconds)],
+        ("pages", "s", "of which drawing", "pages/s", "output tokens"),
+        [tuple(lap.values())],
     )
-    result: dict[str, Sequence[Any] | Any] = {
-        "model": model,
-        "pages": pages,
-        "tokens": tokens,
-        "seconds": round(seconds, 2),
-        "drawing_seconds": round(drawing, 2),
-        "pages_per_second": round(pages / seconds, 3),
-        "output_tokens": count,
-    }
-    emit(f"gpu/ways/{way}", result, append)
+    emit(f"gpu/ways/{way}", {"model": reader.model, "tokens": reader.tokens, **lap}, append)
 
 
 def _leave(code: object) -> None:

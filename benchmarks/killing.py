@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -24,7 +23,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.common import make_pdf, pagemill, quick_leases, run_plainly
 from pagemill.errors import ERRORS, ErrorKind
+from pagemill.settings import load_settings
 from pagemill.storage import Storage
+from tasks.check import check_ledger, check_source
+from tasks.job import open_job
 
 PATIENCE = 120.0
 """Seconds that anything may take before it counts as never."""
@@ -359,8 +361,7 @@ def _tokens(snapshot: Snapshot) -> int:
     return sum(row["completion_tokens"] for row in snapshot.rows.values())
 
 
-def fresh_environment(folder: Path) -> None:
-    """Let the runs of this process keep Prefect's history and caches in `folder`."""
-    os.environ["PREFECT_HOME"] = str(folder / "prefect")
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    os.environ.pop("PREFECT_API_URL", None)
+def problems(source: str, out: str, config: str, overrides: dict[str, Any]) -> list[str]:
+    """What `pagemill check OUT --source SOURCE` would say."""
+    job = open_job(source, out, load_settings(config, overrides))
+    return check_ledger(job.open_ledger()).problems + check_source(job).problems

@@ -3,6 +3,10 @@
 with Load() as load:
     ...
 load.report()   # {"cores": {"run": 1.02, "engine": 0.98, "render": 1.6}, "gpu_busy": 0.97, ...}
+
+A document's render process may live for less time than lies between two looks. So CPU time is
+counted as the kernel does it, once at the beginning and once at the end: of each process, and of
+those that it has had and waited for.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from statistics import mean
 from typing import Any
@@ -32,16 +38,14 @@ class Load:
 
     def __init__(self) -> None:
         self._root = psutil.Process()
-        self._before: dict[int, tuple[str, float]] = {}
-        self._after: dict[int, tuple[str, float]] = {}
-        self._held: dict[str, int] = {}
+        self._held: Counter[str] = Counter()
         self._gpu: list[tuple[int, int]] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="load", daemon=True)
         self._device = _device()
 
     def __enter__(self) -> Load:
-        self._before, self._threads = self._cpu(), self._thread_times()
+        self._cores, self._threads = self._cpu(), self._thread_times()
         self._began = time.perf_counter()
         self._thread.start()
         return self
@@ -51,23 +55,17 @@ class Load:
         self._thread.join()
         self._note()
         self._seconds = time.perf_counter() - self._began
-        before = self._threads
-        self._threads = {
-            name: spent - before.get(name, 0.0) for name, spent in self._thread_times().items()
-        }
+        self._cores = _less(self._cpu(), self._cores)
+        self._threads = _less(self._thread_times(), self._threads)
 
     def report(self) -> dict[str, Any]:
         """Cores and peak resident memory by role, the run's busiest threads, the GPU's busy share.
 
         ``gpu_busy`` is NVML's: a share of time with any kernel running, not of its arithmetic.
         """
-        cores: dict[str, float] = {}
-        for pid, (role, spent) in self._after.items():
-            used = spent - self._before.get(pid, ("", 0.0))[1]
-            cores[role] = cores.get(role, 0.0) + used / self._seconds
         busiest = sorted(self._threads.items(), key=lambda item: -item[1])[:6]
         result: dict[str, Any] = {
-            "cores": {role: round(value, 2) for role, value in sorted(cores.items())},
+            "cores": {role: round(s / self._seconds, 2) for role, s in sorted(self._cores.items())},
             "memory_gb": {role: round(most / 1e9, 2) for role, most in sorted(self._held.items())},
             "threads": {name: round(spent / self._seconds, 2) for name, spent in busiest},
         }
@@ -81,24 +79,31 @@ class Load:
             self._note()
 
     def _note(self) -> None:
-        self._after |= self._cpu()
+        held: Counter[str] = Counter()
+        for role, process in self._family():
+            with suppress(psutil.Error):
+                held[role] += process.memory_info().rss
+        self._held |= held  # the larger of each
         if self._device:
             with suppress(Exception):  # a gauge: better none than a lap lost
                 self._gpu.append(self._device())
 
-    def _cpu(self) -> dict[int, tuple[str, float]]:
-        found = {self._root.pid: ("run", _spent(self._root))}
-        held = {"run": self._root.memory_info().rss}
+    def _cpu(self) -> dict[str, float]:
+        """Seconds of CPU since they began, by role."""
+        spent: dict[str, float] = {}
+        for role, process in self._family():
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                had = 0.0 if role == "run" else times.children_user + times.children_system
+                spent[role] = spent.get(role, 0.0) + times.user + times.system + had
+        return spent
+
+    def _family(self) -> Iterator[tuple[str, psutil.Process]]:
+        yield "run", self._root
         with suppress(psutil.Error):
             for child in self._root.children(recursive=True):
                 with suppress(psutil.Error):
-                    role = role_of(child)
-                    found[child.pid] = (role, _spent(child))
-                    held[role] = held.get(role, 0) + child.memory_info().rss
-        self._held = {role: max(now, self._held.get(role, 0)) for role, now in held.items()} | {
-            role: most for role, most in self._held.items() if role not in held
-        }
-        return found
+                    yield role_of(child), child
 
     def _thread_times(self) -> dict[str, float]:
         names = {thread.native_id: thread.name for thread in threading.enumerate()}
@@ -109,9 +114,8 @@ class Load:
         return spent
 
 
-def _spent(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def _less(after: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    return {name: spent - before.get(name, 0.0) for name, spent in after.items()}
 
 
 def _device() -> Any:

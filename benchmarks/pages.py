@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pagemill.settings import Settings
 
 TRAINED = PROJECT / "models" / "pagereader-19m"
+TEXT = "Transcribe the text of this page."
 MAX_PIXELS = 1_310_720
 STEP, MOST = 1.5, 200.0
 """Points (1/72 inch) that each further copy of a document loses at its left; all copies at most."""
@@ -66,6 +68,51 @@ AWQ = {
 
 
 # -- models --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model and how it reads: what `gpu.py` and `gpu_ways.py` are both asked for, alike.
+
+    Attributes
+    ----------
+    model : str
+        ``7b`` or ``7b-awq`` (shapes without trained weights), ``trained``, or a folder.
+    tokens : int
+        Of an answer, at most.
+    documents : Path, optional
+        Where the pages come from, see `choose`.
+    small : bool
+        Draw tiny pictures.
+    """
+
+    model: str
+    device: str
+    tokens: int
+    batch_size: int
+    documents: Path | None
+    small: bool
+
+    @property
+    def shapes(self) -> bool:
+        """Whether it has no trained weights."""
+        return self.model in ("7b", "7b-awq")
+
+    @property
+    def temperature(self) -> float:
+        """At 1 random weights almost never end an answer."""
+        return 1.0 if self.shapes else 0.0
+
+    @property
+    def max_pixels(self) -> int:
+        """Of a page."""
+        return 50_176 if self.small else MAX_PIXELS if self.shapes else 1_003_520
+
+    def checkpoint(self, folder: Path) -> Path:
+        """Where it lies; shapes are written below `folder`."""
+        if self.shapes:
+            return write_shapes(folder / self.model, awq=self.model == "7b-awq")
+        return (TRAINED if self.model == "trained" else Path(self.model)).resolve()
 
 
 def write_shapes(folder: Path, awq: bool = False) -> Path:

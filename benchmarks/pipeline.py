@@ -1,51 +1,40 @@
-"""Speed, orchestration cost and memory of the whole pipeline. See `--help`."""
+"""Speed and memory of the whole pipeline. See `--help`."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks.common import (
-    ECHO,
-    as_options,
-    emit,
-    machine,
-    make_pdf,
-    make_pdfs,
-    pagemill,
-    print_table,
-    run_plainly,
-)
-from benchmarks.memory import Watch
+from benchmarks import options
+from benchmarks.common import ECHO, emit, fresh_prefect, make_pdf, make_pdfs, pagemill, print_table
 from benchmarks.pages import choose, draw
+from benchmarks.watching import Watch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from loaders.engine import Engine
-    from pagemill.settings import Output
+    from pagemill.settings import Settings
 
-PARTS = ("ratio", "overhead", "memory")
+PARTS = ("ratio", "memory")
 
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
-@click.option("-c", "--config", default="local", show_default=True, help="For ratio.")
-@click.option("--documents", type=Path, help="For ratio: a folder of PDFs.")
+@options.config
+@options.documents
 @click.option("--pages", default=36, show_default=True, help="For ratio: pages, at most.")
-@click.option("--repeats", default=2, show_default=True, help="For ratio and overhead.")
+@click.option("--repeats", default=2, show_default=True, help="For ratio: laps of each side.")
 @click.option("--many", default=2000, show_default=True, help="For memory: pages of a large job.")
-@click.option("--append", is_flag=True, help="Add the JSON lines to benchmarks/results.jsonl.")
+@options.append
 def main(
     parts: tuple[str, ...],
     config: str,
@@ -61,28 +50,20 @@ def main(
     ratio     pages/s of the whole flow over real PDFs, with the model of --config, against the
               bare engine that gets images of the same pages, drawn before, all at once. One
               process, one loaded engine, one run; the sides take turns, after a warm-up.
-              Documents: the digital English PDFs of ../shared/corpus, else samples/.
-    overhead  what Prefect costs: the flow against the same functions called one after another,
-              on an engine that answers at once, with few and with many shards; also the start
-              of the embedded API, and the whole command.
     memory    peak of the process and of its largest render child, for 100 pages and for many:
               as documents of 10 pages and as one long PDF. It must not grow.
 
     \b
-      python benchmarks/pipeline.py                      all, about half an hour on 2 cores
-      python benchmarks/pipeline.py ratio --pages 12     a first impression, some minutes
+      python benchmarks/pipeline.py ratio --pages 12     a first impression
+      python benchmarks/pipeline.py memory
+
+    Takes 20 minutes on 2 cores for ratio (5 with 12 pages), 2 for memory. Needs transformers and
+    reportlab.
     """
     with tempfile.TemporaryDirectory(prefix="pagemill-bench-") as folder:
-        # Before prefect is imported; its history is of no interest here.
-        os.environ["PREFECT_HOME"] = f"{folder}/prefect"
-        from flows.prefect_api import quiet
-
-        quiet()
-        print("measured on", machine(), flush=True)
+        fresh_prefect(Path(folder))
         if not parts or "ratio" in parts:
             measure_ratio(Path(folder), config, documents, pages, repeats, append)
-        if not parts or "overhead" in parts:
-            measure_overhead(Path(folder), repeats, append)
         if not parts or "memory" in parts:
             measure_memory(Path(folder), many, append)
 
@@ -113,27 +94,28 @@ def measure_ratio(
     engine = resident(settings.model)
     images = [image for file in sorted(source.iterdir()) for image in draw(file, settings)]
     sides: dict[str, Callable[[], Lap]] = {
-        "bare engine": lambda: bare_lap(engine, images, settings.outputs),
+        "bare engine": lambda: bare_lap(engine, images, settings),
         "pipeline": lambda: flow_lap(source, folder, config),
     }
     laps: dict[str, list[Lap]] = {name: [] for name in sides}
     with prefect_api():
-        bare_lap(engine, images[:2], settings.outputs)
+        bare_lap(engine, images[:2], settings)
         for turn in range(repeats):
             for name in sorted(sides, reverse=turn % 2 == 1):  # neither side is always second
                 laps[name].append(sides[name]())
     _show_ratio(laps, len(images), len(list(source.iterdir())), append)
 
 
-def bare_lap(engine: Engine, images: list[Image], outputs: dict[str, Output]) -> Lap:
-    """Every request of every page at once, then wait for all."""
+def bare_lap(engine: Engine, images: list[Image], settings: Settings) -> Lap:
+    """Every request of every page at once, as the pipeline asks it, then wait for all."""
     from loaders.engine import Request
 
+    sure = settings.model.confidence
     began = time.perf_counter()
     futures = [
-        engine.submit(Request((image,), o.prompt, o.max_new_tokens, o.temperature))
+        engine.submit(Request((image,), o.prompt, o.max_new_tokens, o.temperature, "", sure))
         for image in images
-        for o in outputs.values()
+        for o in settings.outputs.values()
     ]
     tokens = sum(future.result().completion_tokens for future in futures)
     return Lap(time.perf_counter() - began, tokens)
@@ -189,89 +171,6 @@ def _show_ratio(laps: dict[str, list[Lap]], pages: int, documents: int, append: 
         **{name.replace(" ", "_"): [vars(lap) for lap in each] for name, each in laps.items()},
     }
     emit("pipeline/ratio", result, append)
-
-
-# -- overhead: with Prefect against without --------------------------------------------------
-
-DOCUMENTS, PAGES_EACH = 40, 10
-SHARDS = (2, 40)
-_TINY = {"render.max_pixels": 50_176}
-
-
-def measure_overhead(folder: Path, repeats: int, append: bool) -> None:
-    """Seconds of the flow less those of the plain functions, per page and per shard."""
-    from flows.prefect_api import prefect_api
-
-    source = str(make_pdfs(folder / "overhead", DOCUMENTS, PAGES_EACH))
-    starts = [_time_start() for _ in range(2)]  # in a fresh PREFECT_HOME, and in a used one
-    rows, extra = [], {}
-    for shards in SHARDS:
-        overrides = {**_TINY, "work.shard_documents": DOCUMENTS // shards}
-        plain, flow = [], []
-        with prefect_api():
-            _lap(source, folder, overrides, with_prefect=True)
-            for _ in range(repeats):
-                plain.append(_lap(source, folder, overrides, with_prefect=False))
-                flow.append(_lap(source, folder, overrides, with_prefect=True))
-        command = _time_command(source, folder, overrides)
-        extra[shards] = median(flow) - median(plain)
-        rows.append((shards, median(plain), median(flow), command, extra[shards]))
-    _show_overhead(rows, extra, starts, append)
-
-
-def _time_start() -> float:
-    from flows.prefect_api import prefect_api
-
-    began = time.perf_counter()
-    with prefect_api():
-        return time.perf_counter() - began
-
-
-def _lap(source: str, folder: Path, overrides: dict[str, Any], with_prefect: bool) -> float:
-    from flows.ingest import ingest
-
-    out = tempfile.mkdtemp(prefix="out-", dir=folder)
-    began = time.perf_counter()
-    (ingest if with_prefect else run_plainly)(source, out, ECHO, overrides=overrides)
-    return time.perf_counter() - began
-
-
-def _time_command(source: str, folder: Path, overrides: dict[str, Any]) -> float:
-    out = tempfile.mkdtemp(prefix="out-", dir=folder)
-    command = pagemill("run", source, out, "-c", ECHO, *as_options(overrides))
-    began = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - began
-
-
-def _show_overhead(
-    rows: Sequence[tuple[float, ...]], extra: dict[int, float], starts: list[float], append: bool
-) -> None:
-    pages = DOCUMENTS * PAGES_EACH
-    few, many = SHARDS
-    per_shard = (extra[many] - extra[few]) / (many - few)
-    per_flow = extra[few] - few * per_shard
-    print(f"\n{pages} pages of {DOCUMENTS} documents, small pictures, an engine without delay")
-    print_table(
-        ("shards", "plain, s", "flow, s", "command, s", "Prefect, s", "Prefect per page, ms"),
-        [(*row, 1000 * row[-1] / pages) for row in rows],
-    )
-    print_table(
-        ("Prefect per shard, ms", "per flow run, s", "API start, first, s", "API start, later, s"),
-        [(1000 * per_shard, per_flow, *starts)],
-    )
-    result = {
-        "pages": pages,
-        "shards": list(SHARDS),
-        "plain_seconds": [round(row[1], 3) for row in rows],
-        "flow_seconds": [round(row[2], 3) for row in rows],
-        "command_seconds": [round(row[3], 3) for row in rows],
-        "prefect_ms_per_page": [round(1000 * row[4] / pages, 3) for row in rows],
-        "prefect_ms_per_shard": round(1000 * per_shard, 1),
-        "prefect_seconds_per_flow": round(per_flow, 3),
-        "api_start_seconds": [round(s, 2) for s in starts],
-    }
-    emit("pipeline/overhead", result, append)
 
 
 # -- memory -----------------------------------------------------------------------------------

