@@ -23,20 +23,21 @@ from loaders import transformers_model
 from loaders.families import FAMILIES
 from loaders.vlm_loader import VLMConfig
 from pagemill import answers
-from training import blocks, documents, plots, scripts
+from training import blocks, diagrams, documents, figures, maps, plots, scripts, sheets
 from training.characters import CHARACTERS, indices, keep
 from training.documents import CELL, World, make
 from training.export import export, special_ids, to_checkpoint
-from training.figures import Pictures
 from training.glyphs import Library
 from training.kinds import KINDS
 from training.model import TINY, PageReader, load_checkpoint
 from training.nf4 import nf4, rounded, ways
 from training.optimizer import Optimizer
+from training.packing import KINDS as PACKED
 from training.packing import Item, Maker, PackSize, stage, window_order
 from training.page import Box, Page, Style
+from training.pictures import Pictures
 from training.turns import FEWEST_LETTERS, turned
-from training.words import Texts
+from training.words import Speaker, Texts
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = PROJECT / "models" / "pagereader-19m"
@@ -119,14 +120,70 @@ def test_every_kind_of_plot_can_be_drawn(tmp_path: Path, monkeypatch: pytest.Mon
         "objects": {"countries": {"geometries": [square]}},
     }
     (tmp_path / "atlas.json").write_text(json.dumps(atlas))
-    plots.open_atlas(tmp_path / "atlas.json")
-    ((outline,),) = plots.COUNTRIES
+    maps.open_atlas(tmp_path / "atlas.json")
+    ((outline,),) = maps.COUNTRIES
     assert np.ptp(outline, axis=0).tolist() == [20, 10]
     monkeypatch.setattr(plots, "LAYOUTS", [(1, 1, [1], 1)])
     for plot in list(plots.PLOTS):
         monkeypatch.setattr(plots, "PLOTS", {plot: 1})
-        assert plots.draw(1, tmp_path / "plot.jpg").startswith("A ")
-        assert np.ptp(np.asarray(Image.open(tmp_path / "plot.jpg"))) > 100
+        for seed in range(4):
+            assert re.match("An? ", plots.draw(seed, tmp_path / "plot.webp"))
+            assert np.ptp(np.asarray(Image.open(tmp_path / "plot.webp"))) > 60, (plot, seed)
+
+
+@pytest.mark.parametrize("form", [diagrams.diagram, figures.chart])
+def test_what_is_drawn_on_a_page_says_what_is_written_on_it(
+    world: World, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = set()
+    for seed in range(60):
+        r = random.Random(seed)
+        page = Page(r, 20 * CELL, 16 * CELL, 1.0)
+        style, say = Style(r, world.library, 12, 1.0), Speaker(r, world.texts)
+        said.add(form(page, style, say, 20, 20, 500, 380).split(" with")[0])
+        text, xs, _ = page.result()
+        assert any(map(str.isalnum, text))
+        assert np.nanmin(xs) > -CELL and np.nanmax(xs) < 21 * CELL
+    assert said == ({"a diagram"} if form is diagrams.diagram else set(CHARTS))
+
+
+CHARTS = ("a bar chart", "a line chart", "a pie chart")
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    """One photograph, one drawing, one cut-out and two plots, made for the test."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for kind in ("photo", "drawing", "cutout", "plot"):
+        (folder / kind).mkdir()
+    slope = np.add.outer(np.arange(200), np.arange(260)).astype(np.uint8)
+    Image.fromarray(slope).save(folder / "photo" / "0.jpg")
+    Image.fromarray(np.where(slope > 128, 255, 0).astype(np.uint8)).save(folder / "drawing/0.jpg")
+    Image.fromarray(np.dstack([slope] * 4)).save(folder / "cutout" / "0.webp")
+    captions = {f"{n}.webp": plots.draw(n, folder / "plot" / f"{n}.webp") for n in range(8)}
+    (folder / "plot" / "captions.json").write_text(json.dumps(captions))
+    return Pictures(folder)
+
+
+@pytest.mark.parametrize("kind", ["photo", "drawing", "plot"])
+def test_pictures_are_what_they_are_called(gallery: Pictures, kind: str) -> None:
+    noun = {"photo": "photograph", "drawing": "drawing", "plot": "plot|chart|histogram|map|draw"}
+    for seed in range(40):
+        grey, said = getattr(gallery, kind)(random.Random(seed), 300, 220)
+        assert grey.shape == (220, 300) and grey.dtype == np.uint8
+        assert re.search(noun[kind], said), said
+    assert gallery.single and all(not gallery.captions[n].endswith("side") for n in gallery.single)
+
+
+def test_a_sheet_names_how_many_charts_it_has(world: World, gallery: Pictures) -> None:
+    for seed in range(20):
+        r = random.Random(seed)
+        page = Page(r, 30 * CELL, 24 * CELL, 1.0)
+        style, say = Style(r, world.library, 11, 1.0), Speaker(r, world.texts)
+        said = sheets.sheet(page, style, say, gallery, Box(10, 10, 800, 640))
+        count = figures.NUMBERS.index(said.split(" plots side by side; the first is a")[0].lower())
+        assert 2 <= count <= 9
+        assert not page.pictures or not page.result()[0]  # of a part one cannot say all
 
 
 def test_a_turned_page_says_by_how_much_it_has_been_turned() -> None:
@@ -160,6 +217,26 @@ def test_a_face_in_disguise_draws_letters_of_another_script(tmp_path: Path) -> N
     stands = scripts.disguise(cyrillic, 1, set(map(ord, cyrillic.letters + cyrillic.capitals)))
     assert chr(stands[ord("e")]) == "о" and chr(stands[ord("E")]) == "О"
     assert ord("7") not in stands and set(map(ord, "abcxyzABCXYZéß")) <= set(stands)
+
+
+def test_a_run_for_pictures_still_has_all_the_rest() -> None:
+    usual, pictures = stage(1.0), stage(1.0, 0.4)
+    at = PACKED.index("picture")
+    assert usual.shares[at] < 0.1 and pictures.shares[at] == 0.4
+    assert sum(pictures.shares) == pytest.approx(1)
+    ratios = {round(a / b, 6) for a, b in zip(pictures.shares, usual.shares, strict=True) if a < b}
+    assert len(ratios) == 1  # the others in the same proportions
+    assert stage(0.0, 0.4) == stage(0.0)  # not before there are any
+
+
+def test_a_maker_makes_the_share_of_pictures(world: World, tokenizer: Any) -> None:
+    maker = Maker(world, tokenizer, seed=4, pictures=0.5)
+    kinds: dict[str, int] = dict.fromkeys(PACKED, 0)
+    for _ in range(60):
+        item = maker.sample(stage(1.0, maker.pictures))
+        if item is not None:
+            kinds[PACKED[item.kind % len(PACKED)]] += item.cells
+    assert 0.3 < kinds["picture"] / sum(kinds.values()) < 0.7
 
 
 def test_windows_hold_every_cell_once() -> None:
@@ -336,7 +413,7 @@ def test_a_run_saves_on_the_way_and_goes_on(world: World, data: Path, tmp_path: 
     """The program itself, rounding from the start."""
     command = [sys.executable, "-m", "training.train", str(data), str(tmp_path), "--tiny"]
     command += ["--cells", "256", "--workers", "1", "--every", "1", "--minutes", "0.02"]
-    command += ["--quantize-from", "0", "--save-every", "0"]
+    command += ["--quantize-from", "0", "--save-every", "0", "--pictures", "0.4"]
     state = {}
     for piece in (["--stop-after", "0"], []):
         subprocess.run([*command, *piece], cwd=PROJECT, check=True, timeout=300)
@@ -348,6 +425,8 @@ def test_a_run_saves_on_the_way_and_goes_on(world: World, data: Path, tmp_path: 
 
 
 def test_plots_say_what_they_are(tmp_path: Path) -> None:
-    captions = {plots.draw(seed, tmp_path / f"{seed}.jpg") for seed in range(3)}
+    captions = {plots.draw(seed, tmp_path / f"{seed}.webp") for seed in range(3)}
     assert all(caption.endswith(".") for caption in captions)
-    assert all(Image.open(file).mode == "L" for file in tmp_path.glob("*.jpg"))
+    for file in tmp_path.glob("*.webp"):
+        red, green, _ = np.moveaxis(np.asarray(Image.open(file).convert("RGB")), 2, 0)
+        assert np.ptp(red.astype(int) - green) <= 6  # as grey as WebP has it

@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 import cv2
 
-from training.figures import Pictures, chart, diagram
+from training.diagrams import diagram
+from training.figures import chart
 from training.glyphs import Atlas
 from training.page import Box, Page, Setting, Style
+from training.pictures import Pictures
 from training.words import Speaker
 
 Block = Callable[[Page, Style, Speaker, Box], float | None]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,13 @@ from training import blocks as b
 from training import front, lists, tables
 from training.characters import Array, indices
 from training.degrade import finish
-from training.figures import Pictures, chart, diagram, in_words
+from training.diagrams import diagram
+from training.figures import chart, in_words
 from training.glyphs import Library
 from training.kinds import KINDS, Kind
 from training.page import Box, Page, Setting, Style, fitting
+from training.pictures import Pictures
+from training.sheets import sheet
 from training.turns import enough_to_tell, line_up_the_margin, turned
 from training.words import Speaker, Texts
 
@@ -37,6 +40,16 @@ LONGEST = 5200
 TURNED = {"line": 0.03, "part": 0.09, "page": 0.09}
 OTHER_SCRIPTS = {"part": 0.03, "page": 0.04}
 """Shares of the samples that are not to be read but to be named as what they are."""
+PICTURES = {
+    "photo": 26,
+    "drawing": 12,
+    "plot": 36,
+    "sheet": 9,
+    "chart": 6,
+    "diagram": 14,
+    "table": 4,
+}
+"""Which pictures there are beside text, and how often."""
 
 
 class World(NamedTuple):
@@ -366,20 +379,26 @@ def _columns(page: Page, style: Style, say: Speaker, kind: Kind, body: Box, colu
 
 
 def _picture(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[Page, str, bool]:
-    """A picture alone: photograph, drawing, plot, chart, diagram, or the picture of a table."""
+    """A picture alone: one of `PICTURES`."""
     across = r.randint(7, 38)
     down = r.randint(max(4, across // 3), min(MOST_CELLS // across, across * 2, 38))
-    kind = r.choices(
-        ["photo", "drawing", "plot", "chart", "diagram", "table"], [26, 10, 34, 12, 14, 4]
-    )[0]
-    style = Style(r, world.library, _log_uniform(r, 9.5, 20), _scale(r))
+    kind = r.choices(list(PICTURES), list(PICTURES.values()))[0]
+    number = None
+    if kind == "plot" and world.pictures.kinds["plot"] and r.random() < 0.8:  # it has its own shape
+        number = world.pictures.any_plot(r)
+        high, wide = world.pictures.kinds["plot"][number].shape
+        down = min(max(4, round(across * high / wide)), MOST_CELLS // across, 60)
+    style = Style(r, world.library, _log_uniform(r, 9.5, 15 if kind == "sheet" else 20), _scale(r))
     page = Page(r, across * CELL, down * CELL, style.scale)
     if kind in ("photo", "drawing", "plot"):
-        grey, caption = getattr(world.pictures, kind)(r, page.across, page.down)
+        how: Any = {"plot": (number,), "drawing": (style.scale,)}.get(kind, ())
+        grey, caption = getattr(world.pictures, kind)(r, page.across, page.down, *how)
         page.paste(0, 0, grey)
         return page, caption, r.random() < 0.1
     inset = page.across * r.uniform(0.02, 0.08)
     box = Box(inset, page.down * 0.04, page.across - 2 * inset, page.down * 0.96)
+    if kind == "sheet":
+        return page, sheet(page, style, say, world.pictures, box), r.random() < 0.1
     named = ""
     if r.random() < 0.55 and kind != "table":
         y, _ = page.write(say.title(34), style.bold, style, box, Setting("centre", longest=2))

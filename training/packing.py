@@ -64,16 +64,25 @@ CURRICULUM = (
 )
 
 
-def stage(progress: float) -> Stage:
-    """The curriculum at `progress`, from 0 to 1."""
+def stage(progress: float, pictures: float | None = None) -> Stage:
+    """The curriculum at `progress`, from 0 to 1.
+
+    `pictures` is the share of the cells that shows pictures instead of the curriculum's, once it
+    has any; the other kinds share the rest as they did.
+    """
     points = [s.at for s in CURRICULUM]
 
     def mix(values: Iterable[float]) -> float:
         return float(np.interp(progress, points, list(values)))
 
+    shares = [mix(s.shares[k] for s in CURRICULUM) for k in range(len(KINDS))]
+    at = KINDS.index("picture")
+    if pictures is not None and shares[at]:
+        rest = (1 - pictures) / (1 - shares[at])
+        shares = [pictures if k == at else share * rest for k, share in enumerate(shares)]
     return Stage(
         progress,
-        tuple(mix(s.shares[k] for s in CURRICULUM) for k in range(len(KINDS))),
+        tuple(shares),
         mix(s.hard for s in CURRICULUM),
         mix(s.wear for s in CURRICULUM),
         int(mix(s.longest_line for s in CURRICULUM)),
@@ -156,14 +165,16 @@ class Maker:
     """Makes samples and packs them."""
 
     def __init__(
-        self, world: World, tokenizer: Any, seed: int, progress: Any = None, corrupt: bool = True
+        self,
+        world: World,
+        tokenizer: Any,
+        seed: int,
+        progress: Any = None,
+        corrupt: bool = True,
+        pictures: float | None = None,
     ) -> None:
-        self.world, self.tokenizer, self.progress, self.corrupt = (
-            world,
-            tokenizer,
-            progress,
-            corrupt,
-        )
+        self.world, self.tokenizer, self.corrupt = world, tokenizer, corrupt
+        self.progress, self.pictures = progress, pictures
         self.r, self.g = random.Random(seed), np.random.default_rng(seed)
         self.waiting: Item | None = None
         ids = self._ids
@@ -273,7 +284,7 @@ class Maker:
     ) -> dict[str, int]:
         """Fill a pack with samples of the present stage, or with the given items; what is in it."""
         _empty(pack, self.pad)
-        now = stage(self.progress.value if self.progress is not None else 1.0)
+        now = stage(self.progress.value if self.progress is not None else 1.0, self.pictures)
         used = {"samples": 0, "cells": 0, "tokens": 0, "labels": 0}
         starts: dict[str, list[int]] = {"image": [0], "window": [0], "sample": [0]}
         misses = 0
@@ -410,7 +421,13 @@ class Loader:
     """Worker processes that fill packs; `progress` is theirs to read."""
 
     def __init__(
-        self, size: PackSize, world: World, tokenizer_file: Path, workers: int, seed: int
+        self,
+        size: PackSize,
+        world: World,
+        tokenizer_file: Path,
+        workers: int,
+        seed: int,
+        pictures: float | None = None,
     ) -> None:
         context = mp.get_context("fork")
         count = workers * 2 + 4
@@ -424,7 +441,7 @@ class Loader:
             self.free.put(number)
         arguments = (self.packs, size, self.free, self.ready, world, tokenizer_file, self.progress)
         self.workers = [
-            context.Process(target=_work, args=(*arguments, seed * 1000 + n), daemon=True)
+            context.Process(target=_work, args=(*arguments, seed * 1000 + n, pictures), daemon=True)
             for n in range(workers)
         ]
         for worker in self.workers:
@@ -444,12 +461,14 @@ def _work(
     tokenizer_file: Path,
     progress: Any,
     seed: int,
+    pictures: float | None,
 ) -> None:
     from tokenizers import Tokenizer
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
-    maker = Maker(world, Tokenizer.from_file(str(tokenizer_file)), seed, progress)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    maker = Maker(world, tokenizer, seed, progress, pictures=pictures)
     while True:
         number = free.get()
         ready.put((number, maker.fill(packs[number], size)))

@@ -34,16 +34,23 @@ import torch.distributed as dist
 
 from training import blocks, degrade, documents
 from training.documents import World
-from training.figures import Pictures
 from training.glyphs import Library
 from training.model import TINY, Batch, PageReader, Shape, TextBlock, VisionBlock, load_checkpoint
 from training.nf4 import rounded, ways
 from training.optimizer import Optimizer
 from training.packing import KINDS, Loader, PackSize
+from training.pictures import Pictures
 from training.words import Texts
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = PROJECT / "models" / "pagereader-19m"
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: give a number from 0 to 1")
+    return share
 
 
 def arguments() -> argparse.Namespace:
@@ -85,6 +92,12 @@ def arguments() -> argparse.Namespace:
         default=0.0,
         metavar="SHARE",
         help="of the curriculum: 0.26 is whole pages from the start",
+    )
+    add(
+        "--pictures",
+        type=_share,
+        metavar="SHARE",
+        help="of the cells, to be pictures instead of the curriculum's 0.08 and less",
     )
     add(
         "--quantize-from",
@@ -257,6 +270,7 @@ def train(given: argparse.Namespace) -> None:
         given.tokenizer,
         workers,
         given.seed + 7919 * ranks.number,
+        given.pictures,
     )
     torch.manual_seed(given.seed)
     torch.set_num_threads(2 if ranks.device.type == "cuda" else max(1, cores - 1))
