@@ -52,7 +52,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Torch on one core: for models so small that threads only get in each other's way."""
+    """Torch on one core: in models so small, threads wait for each other more than they work."""
     import torch
 
     before = torch.get_num_threads()

@@ -6,7 +6,7 @@ vLLM reads AWQ by itself: `test_vllm.py`.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import awq
@@ -22,18 +22,17 @@ from loaders.vlm_loader import create_vlm_loader
 from pagemill.settings import Model
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("gptqmodel") is None, reason="gptqmodel is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("gptqmodel") is None, reason="gptqmodel is not installed"
+    ),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def _torchvision() -> None:
     repair_torchvision()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_what_is_packed_is_what_the_library_unpacks() -> None:

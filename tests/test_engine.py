@@ -21,7 +21,7 @@ from pagemill.errors import EngineError, ErrorKind, UsageError
 from pagemill.settings import PROJECT, Model
 
 PAGE, CAPTION = 1500, 128
-SECONDS = 30
+SECONDS = 300
 
 
 class Scripted(BatchingEngine):

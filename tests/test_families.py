@@ -51,7 +51,7 @@ IMAGE_TOKENS = {
 EYES = ("visual", "vision_tower", "vision_model")
 QUANTIZED = {"Linear4bit", "Linear8bitLt"}
 DENSE = ("gemma3", "internvl3", "pixtral", "qwen25vl")
-SECONDS = 60
+SECONDS = 300
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 family = pytest.mark.parametrize("family", NAMES)

@@ -47,14 +47,7 @@ LINES = [
     "in the month of October 1974.",
 ]
 SECONDS = 120
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # more threads than free cores are slower
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(**changes: Any) -> VLMConfig:

@@ -28,7 +28,7 @@ from pagemill.errors import EngineError, ErrorKind
 from pagemill.settings import Model, load_settings
 from tests.seaweed import die_with_parent
 
-SECONDS = 60
+SECONDS = 300
 PAGE = Image.effect_noise((60, 40), 50).convert("RGB")
 
 

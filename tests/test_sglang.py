@@ -29,7 +29,7 @@ from loaders.vlm_loader import VLMConfig, create_vlm_loader
 from pagemill.errors import EngineError
 
 TESTS = Path(__file__).parent
-SECONDS = 60
+SECONDS = 300
 LAUNCH = """
 import json, os, signal, subprocess, sys, time
 sys.path.insert(0, {tests!r})

@@ -39,6 +39,7 @@ from training.pictures import Pictures
 from training.turns import FEWEST_LETTERS, turned
 from training.words import Speaker, Texts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROJECT = Path(__file__).resolve().parents[1]
 MODEL = PROJECT / "models" / "pagereader-19m"
 LINES = (

@@ -27,7 +27,7 @@ from tasks.warm_engine import WarmEngine
 from tasks.worker import AHEAD, Worker
 
 PROJECT = Path(__file__).resolve().parents[1]
-SECONDS = 60
+SECONDS = 300
 
 
 class Door:
