@@ -133,6 +133,11 @@ class BatchingEngine(ABC):
         # A daemon thread that still computes while the interpreter goes down can crash it.
         atexit.register(self.close)
 
+    @property
+    def alive(self) -> bool:
+        """See `Engine`."""
+        return not self._over
+
     @abstractmethod
     def _answer(self, jobs: list[Job]) -> None:
         """`_finish` each job as soon as it is done. What is raised concerns those not done.

@@ -122,6 +122,11 @@ class Engine(Protocol):
     @property
     def busy_seconds(self) -> float: ...
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests: not once it is closed or broken."""
+        ...
+
     def submit(self, request: Request) -> Future[Completion]:
         """Queue a request. Raises `EngineError` once the engine is closed or broken."""
         ...

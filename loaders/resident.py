@@ -45,7 +45,7 @@ def is_loading() -> bool:
 def resident(model: Model, pages: int | None = None) -> Engine:
     """This process's engine for `model`, loading it if need be; others wait meanwhile.
 
-    An engine of another config is closed first: two models seldom fit.
+    An engine of another config is closed first: two models seldom fit. So is one that has broken.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def resident(model: Model, pages: int | None = None) -> Engine:
         The model cannot be loaded; one line with the cause and the remedy.
     """
     with _lock:
-        if not _held or not _suits(_held[0][0], model, pages):
+        if not (_held and _held[0][1].alive and _suits(_held[0][0], model, pages)):
             _close()
             wanted = _for_few(model) if _are_few(pages) else model
             if wanted != model:

@@ -119,6 +119,11 @@ class StreamingEngine(ABC):
         """See `Engine`."""
         return self._clock.busy_seconds
 
+    @property
+    def alive(self) -> bool:
+        """See `Engine`."""
+        return not self._over
+
     @abstractmethod
     async def _answer(self, request: Request, draft: Draft) -> FinishReason:
         """Fill `draft` as the answer comes in; why it ended.

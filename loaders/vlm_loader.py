@@ -97,6 +97,7 @@ class VLMConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.model_id = os.path.expanduser(self.model_id)
         self.quantization = QuantizationType(self.quantization)
         self.framework = InferenceFramework(self.framework)
 

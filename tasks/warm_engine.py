@@ -75,7 +75,8 @@ class WarmEngine:
         if loading.done():
             return loading.result().submit(request)
         answer: Future[Completion] = Future()
-        loading.add_done_callback(lambda _: self._submit_late(loading, request, answer))
+        late = [(request, answer)]  # popped: a future keeps its callbacks, and so would the page
+        loading.add_done_callback(lambda _: self._submit_late(loading, *late.pop()))
         return answer
 
     def abort(self, key: str) -> None:

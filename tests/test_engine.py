@@ -356,6 +356,20 @@ def test_another_config_closes_the_resident_engine_before_it_loads(
     assert opened == ["auto"]
 
 
+def test_an_engine_that_has_broken_is_loaded_anew(
+    echo: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: Any = resident(echo)
+
+    def fail(_: Any) -> None:
+        raise ValueError("no good")
+
+    monkeypatch.setattr(first, "_answer", fail)
+    errors = [first.submit(ask("read", key=f"{n}")).exception(SECONDS) for n in range(5)]
+    assert isinstance(errors[-1], EngineError)
+    assert resident(echo).submit(ask("read")).result(SECONDS).finish_reason == "stop"
+
+
 def test_after_a_failed_load_nothing_is_resident(echo: Model) -> None:
     first = resident(echo)
     gone = Model(name="auto", id="/nowhere/model", device="cpu")

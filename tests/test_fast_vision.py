@@ -6,8 +6,11 @@ import importlib.util
 import inspect
 import json
 import logging
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,6 +313,24 @@ def test_fast_inference_needs_vllm_and_fixed_weights(
         load(qwen, fast_inference=True, full_finetuning=True)
     with pytest.raises(NotImplementedError, match="cannot load in 8 bits"):
         load(qwen, fast_inference=True, load_in_8bit=True)
+
+
+def test_fast_inference_takes_the_same_weights(qwen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for vLLM, which notes its arguments; `test_vllm.py` has the real one."""
+    vllm: Any = ModuleType("vllm")
+    vllm.__spec__ = ModuleSpec("vllm", None)
+    vllm.LLM = lambda model, **arguments: SimpleNamespace(generate=None, asked=(model, arguments))
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    model, _ = load(qwen, load_in_16bit=True, fast_inference=True, revision="abc", token="hf_x")
+    name, arguments = model.vllm_engine.asked
+    assert name == qwen
+    assert (arguments["revision"], arguments["hf_token"]) == ("abc", "hf_x")
+    assert (arguments["dtype"], arguments["quantization"]) == ("bfloat16", None)
+
+
+def test_a_folder_may_be_in_the_home(qwen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(qwen).parent))
+    assert load(f"~/{Path(qwen).name}", load_in_16bit=True)[0] is not None
 
 
 def test_remote_code_stays_off_unless_asked_for(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 from helpers import echo_settings, look, make_pdf, table, write_config
+from PIL import Image
 
 from loaders import resident as residency
 from loaders.echo import EchoEngine, EchoOptions
@@ -116,6 +119,18 @@ def test_pages_are_drawn_and_asked_about_while_the_model_loads(
     assert {row["engine_load_seconds"] for row in table(tmp_path / "out")} == {
         round(done.load_seconds, 3)
     }
+
+
+def test_pages_that_waited_for_the_model_are_let_go(tmp_path: Path, door: Door) -> None:
+    warm = WarmEngine(echo_settings(tmp_path).model)
+    page = Image.new("L", (8, 8))
+    kept = weakref.ref(page)
+    answer = warm.submit(Request((page,), "read"))
+    del page
+    door.open()
+    assert answer.result(SECONDS).finish_reason == "stop"
+    del answer
+    until(lambda: gc.collect() >= 0 and kept() is None)
 
 
 def test_a_load_that_fails_ends_the_run_and_blames_no_page(
