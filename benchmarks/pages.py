@@ -153,7 +153,10 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 def choose(documents: Path | None) -> list[Path]:
-    """The PDFs of a folder; without one the digital English ones of the corpus, else samples/."""
+    """The PDFs of a folder; without one the digital English ones of the corpus, else samples/.
+
+    Broken and locked ones, which the samples have, are left out.
+    """
     manifest = CORPUS / "manifest.csv"
     if documents is None and manifest.exists():
         with manifest.open(encoding="utf-8", newline="") as file:
@@ -162,7 +165,7 @@ def choose(documents: Path | None) -> list[Path]:
                 for row in csv.DictReader(file)
                 if (row["kind"], row["text_layer"], row["lang"]) == ("doc-pdf", "digital", "en")
             ]
-    return sorted((documents or PROJECT / "samples").glob("*.pdf"))
+    return sorted(filter(_opens, (documents or PROJECT / "samples").glob("*.pdf")))
 
 
 def write_documents(folder: Path, pages: int, documents: Path | None = None) -> Path:
@@ -174,7 +177,7 @@ def write_documents(folder: Path, pages: int, documents: Path | None = None) -> 
     import pypdfium2
 
     folder.mkdir(parents=True, exist_ok=True)
-    files = [file for file in choose(documents) if _opens(file)]
+    files = choose(documents)
     step = min(STEP, MOST * len(files) / pages)
     for turn, file in _rounds(files):
         pdf = pypdfium2.PdfDocument(file)
@@ -198,7 +201,7 @@ def _opens(file: Path) -> bool:
 
     try:
         pypdfium2.PdfDocument(file).close()
-    except pypdfium2.PdfiumError:  # the samples have a broken and a locked one
+    except pypdfium2.PdfiumError:
         return False
     return True
 

@@ -17,7 +17,17 @@ from typing import Any
 import click
 import pytest
 
-from benchmarks import common, corpus, fuzz, gpu_ways, orchestration, reading, scaling, summary
+from benchmarks import (
+    common,
+    corpus,
+    fuzz,
+    gpu_ways,
+    orchestration,
+    pages,
+    reading,
+    scaling,
+    summary,
+)
 from benchmarks.gpu_tables import mean_rate
 from benchmarks.load import Load
 
@@ -58,6 +68,14 @@ def test_a_plain_way_counts_the_pages_that_it_reads() -> None:
     assert read == [2, 1, 3]
     assert [(lap["pages"], lap["output_tokens"]) for lap in (loop, at_once)] == [(3, 30)] * 2
     assert loop["drawing_seconds"] <= loop["seconds"]
+
+
+def test_documents_that_do_not_open_are_not_measured() -> None:
+    assert [path.name for path in pages.choose(SAMPLES)] == [
+        "paper.pdf",
+        "scanned.pdf",
+        "table.pdf",
+    ]
 
 
 def test_what_a_shard_costs_leaves_out_what_the_start_costs() -> None:
@@ -159,7 +177,7 @@ def test_a_result_is_appended_as_one_line_that_names_the_machine(
 
 def test_the_table_is_of_the_latest_results() -> None:
     text = summary.README.read_text(encoding="utf-8")
-    assert "pages/s of the pipeline" in text
+    assert "share of the bare engine's pages/s" in text
     assert summary.with_table(text) == text, "run: python benchmarks/summary.py"
 
 

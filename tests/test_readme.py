@@ -13,6 +13,7 @@ import pytest
 import yaml
 from helpers import echo_settings, make_pdf, run
 
+from benchmarks.summary import headlines, read_results
 from loaders.support import support_table
 from pagemill.errors import ERRORS, EXIT_CODES
 from pagemill.schema import AFTER_OUTPUTS, BEFORE_OUTPUTS, PER_OUTPUT, STATUS_MEANING, row_schema
@@ -73,6 +74,7 @@ TABLES = {
     ),
     "configs": _configs,
     "support": support_table,
+    "measured": lambda: _markdown(("", "measured", "target"), headlines(read_results())),
 }
 
 
