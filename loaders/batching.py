@@ -66,8 +66,8 @@ class Job:
         self.future.set_exception(RequestError(kind, message))
 
     def drop(self) -> None:
-        """End a job that was never started."""
-        if self.future.set_running_or_notify_cancel():
+        """End a job that is not answered, whether it was started or not."""
+        if self.future.running() or self.future.set_running_or_notify_cancel():
             self.finish(Completion("", 0, 0, "aborted", 0.0))
 
 
@@ -202,11 +202,17 @@ class BatchingEngine(ABC):
             job.drop()
 
     def _work(self) -> None:
-        while (jobs := self._gather()) is not None:
-            self._busy_since = time.perf_counter()
-            self._run(jobs)
-            self._tick()
-            del jobs  # an idle engine holds no pages
+        try:
+            while (jobs := self._gather()) is not None:
+                self._busy_since = time.perf_counter()
+                self._run(jobs)
+                self._tick()
+                del jobs  # an idle engine holds no pages
+        except BaseException as error:  # whoever waits must hear of it
+            self._stop(f"the engine's thread has ended: {type(error).__name__}")
+            for job in self._running:
+                if not job.future.done():
+                    job.drop()
 
     def _tick(self) -> None:
         now = time.perf_counter()
@@ -273,7 +279,7 @@ class BatchingEngine(ABC):
     def _attempt(self, jobs: list[Job]) -> Failure | None:
         for job in jobs:
             if job.ending:
-                job.finish(Completion("", 0, 0, "aborted", 0.0))
+                job.drop()
         jobs[:] = [job for job in jobs if not job.future.done()]
         try:
             if jobs:

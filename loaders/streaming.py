@@ -226,12 +226,14 @@ class StreamingEngine(ABC):
     def _start(self, job: Job) -> None:
         task = self._loop.create_task(self._work(job))
         self._jobs[job] = task
-        task.add_done_callback(lambda _: self._forget(job))
+        task.add_done_callback(lambda _: self._forget(job, task))
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: Job, task: asyncio.Task[None]) -> None:
         with self._lock:
             self._jobs.pop(job, None)
-        if not job.future.done():  # it was cancelled before its first step
+        if job.future.running():  # an error of ours, in `_fail`; whoever waits must hear of it
+            job.fail(ErrorKind.MODEL_FAILED, type(task.exception()).__name__)
+        elif not job.future.done():  # it was cancelled before its first step
             job.drop()
 
     async def _work(self, job: Job) -> None:

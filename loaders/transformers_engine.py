@@ -86,7 +86,7 @@ class TransformersEngine(BatchingEngine):
             if line and live < room:
                 job = line.popleft()
                 if job.ending:
-                    job.finish(Completion("", 0, 0, "aborted", 0.0))
+                    job.drop()
                     continue
                 try:
                     new = self._begin([job], clock)

@@ -77,7 +77,9 @@ class VLLMEngine(StreamingEngine):
             _refuse_weight(config, self.weight_bytes)
         except BaseException as error:
             self.close()
-            raise _explained(config, error) from error
+            if (explained := _explained(config, error)) is not None:
+                raise explained from error
+            raise
 
     async def _open(self, arguments: dict[str, Any]) -> int:
         import torch
@@ -340,15 +342,12 @@ def _failed_request(error: Exception) -> RequestError:
     return RequestError(ErrorKind.MODEL_FAILED, f"{type(cause).__name__}: {message}")
 
 
-def _explained(config: VLMConfig, error: BaseException) -> BaseException:
-    """The same error, or a `LoadError` with the remedy where vLLM's own is of little use."""
-    message = one_line(error)
-    if isinstance(error, LoadError) or not isinstance(error, Exception):
-        return error
-    if "Engine core initialization failed" in message:
-        return LoadError(
-            f"{config.model_id}: vLLM's engine process could not load it; the lines above say "
-            "why. If memory ran out: set options.max_model_len (8192 holds a page), raise "
-            "max_memory_gb, or use quantization: 4bit"
-        )
-    return error
+def _explained(config: VLMConfig, error: BaseException) -> LoadError | None:
+    """An error with the remedy where vLLM's own is of little use."""
+    if isinstance(error, LoadError) or "Engine core initialization failed" not in one_line(error):
+        return None
+    return LoadError(
+        f"{config.model_id}: vLLM's engine process could not load it; the lines above say why. If "
+        "memory ran out: set options.max_model_len (8192 holds a page), raise max_memory_gb, or "
+        "use quantization: 4bit"
+    )

@@ -12,6 +12,7 @@ nothing heavy is imported before `load()`.
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 from abc import ABC, abstractmethod
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 log = logging.getLogger("pagemill.loaders")
+
+_calls = itertools.count()
 
 
 class QuantizationType(StrEnum):
@@ -177,12 +180,16 @@ class EngineLoader(VLMLoader):
         max_new_tokens: int = 512,
         temperature: float = 0.7,
     ) -> str:
-        request = Request(tuple(images), prompt, max_new_tokens, temperature)
+        key = f"generate-{next(_calls)}"
+        request = Request(tuple(images), prompt, max_new_tokens, temperature, key)
         engine = self.engine
         try:
             return engine.submit(request).result().text
         except (RequestError, EngineError) as error:
             raise RuntimeError(f"{self.config.model_id}: {one_line(error)}") from error
+        except BaseException:  # Ctrl-C: nobody waits for the answer any more
+            engine.abort(key)
+            raise
 
     def unload(self) -> None:
         engine, self._engine = self._engine, None

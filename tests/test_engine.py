@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -17,6 +20,12 @@ from loaders.echo import EchoEngine, EchoOptions
 from loaders.engine import Completion, Request, RequestError
 from loaders.loops import find_loop
 from loaders.resident import engine_for, release, resident
+from loaders.vlm_loader import (
+    GenericVLMLoader,
+    InferenceFramework,
+    QuantizationType,
+    VLMConfig,
+)
 from pagemill.errors import EngineError, ErrorKind, UsageError
 from pagemill.settings import PROJECT, Model
 
@@ -246,6 +255,23 @@ def test_a_callback_may_submit_again_and_many_threads_may_submit() -> None:
     assert len(results(futures)) == 200
     assert with_retry.result(SECONDS).finish_reason == "stop"
     engine.close()
+
+
+def test_an_answer_that_is_interrupted_is_ended() -> None:
+    engine = EchoEngine(EchoOptions(delay=SECONDS))
+    loader = GenericVLMLoader(VLMConfig("echo", QuantizationType.NONE, InferenceFramework.VLLM))
+    loader._engine = engine
+
+    def interrupt() -> None:
+        while not engine._running:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        loader.generate([], "read")
+    assert all(job.aborted for job in engine._running)
+    loader.unload()
 
 
 def table(rows: int) -> list[int]:

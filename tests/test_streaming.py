@@ -25,6 +25,13 @@ class Panic(BaseException):
     """As Rust's panics arrive in Python: tokenizers' are no Exceptions."""
 
 
+class Nameless(Exception):
+    """It cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise MemoryError
+
+
 class Scripted(StreamingEngine):
     """Does what the prompt says."""
 
@@ -40,6 +47,8 @@ class Scripted(StreamingEngine):
                 raise RequestError(ErrorKind.MODEL_FAILED, "too long")
             case "lose count":
                 draft.logprobs.append(None)  # type: ignore[arg-type]
+            case "nameless":
+                raise Nameless
             case "wait":
                 await asyncio.sleep(SECONDS)
         return "stop"
@@ -105,6 +114,28 @@ def test_an_abort_while_the_engine_closes_is_no_error(engine: Scripted) -> None:
     aborting.join(SECONDS)
     assert failures == []
     assert running.done()
+
+
+def test_what_cannot_be_told_is_told_all_the_same(engine: Scripted) -> None:
+    assert isinstance(engine.submit(ask("nameless")).exception(SECONDS), RequestError)
+    assert engine.submit(ask("good")).result(SECONDS).text == "good"
+
+
+def test_an_engine_whose_thread_ends_tells_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, go = EchoEngine(batch_size=1), threading.Event()
+
+    def fail(_: Any) -> None:
+        assert go.wait(SECONDS)
+        raise Nameless
+
+    monkeypatch.setattr(engine, "_answer", fail)
+    futures = [engine.submit(ask(f"{number}")) for number in range(3)]
+    go.set()
+    errors = [future.exception(SECONDS) for future in futures]
+    assert [type(error) for error in errors] == [EngineError] * 3
+    assert str(errors[0]) == "the engine's thread has ended: MemoryError"
+    assert not engine.alive
+    engine.close()
 
 
 @pytest.mark.parametrize("make", [Scripted, EchoEngine])

@@ -370,6 +370,7 @@ def refusal(name: str = "auto", **changes: Any) -> str:
     with pytest.raises(RuntimeError) as caught:
         loader.load()
     assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not caught.value
     return str(caught.value)
 
 
