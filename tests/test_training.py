@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from loaders import transformers_model
 from loaders.families import FAMILIES
 from loaders.vlm_loader import VLMConfig
 from pagemill import answers
-from training import blocks, diagrams, documents, figures, maps, plots, scripts, sheets
+from training import blocks, diagrams, documents, figures, maps, naming, plots, scripts, sheets
 from training.characters import CHARACTERS, indices, keep
 from training.documents import CELL, World, make
 from training.export import export, special_ids, to_checkpoint
@@ -423,6 +424,35 @@ def test_a_run_saves_on_the_way_and_goes_on(world: World, data: Path, tmp_path: 
     assert state["optimizer"]["steps"] >= 4
     PageReader(TINY).load_state_dict(state["model"])
     assert "stopped after 0 steps" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("caption", "name"),
+    [
+        ("A line chart with two lines, titled “A map”.", "lines"),
+        ("Four plots side by side; the first is a pie chart.", "several plots"),
+        ("This page is in a script that is not read here. A table of two rows.", "table"),
+        ("A form with a title and a diagram.", naming.OTHER),
+        ("", naming.OTHER),
+    ],
+)
+def test_a_caption_belongs_to_a_class(caption: str, name: str) -> None:
+    assert naming.class_of(caption) == name
+
+
+def test_the_shipped_weights_name_some_kinds(
+    world: World, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maker = Maker(world, tokenizer, seed=0, corrupt=False)
+    made = naming.pictures(world, maker, each=2, seed=1)
+    assert {"diagram", "table"} <= set(made)
+    assert all(len(items) <= 2 for items in made.values())
+    twin = naming.load(MODEL, tokenizer)
+    items = [(name, item) for name in ("diagram", "table") for item in made[name]]
+    called = [(name, naming.class_of(naming.said(twin, item, tokenizer))) for name, item in items]
+    assert sum(name == given for name, given in called) >= len(called) / 2
+    naming.show({name: Counter([given]) for name, given in called})
+    assert " of   2" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_plots_say_what_they_are(tmp_path: Path) -> None:

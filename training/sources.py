@@ -1,6 +1,6 @@
 """What the training documents are made of: free texts, fonts and pictures out of named packages.
 
-    python -m training.sources DATA          # 3 GB of disk, 7 minutes on 2 cores
+    python -m training.sources DATA          # 3 GB of disk, 13 minutes on 2 cores
 
 Everything comes from Debian's and npm's package archives, through `apt-get download` (no root
 needed) and `npm pack`. DATA then holds `text/<language>.txt` and `held/<language>.txt` (a
