@@ -7,9 +7,9 @@ import json
 import click
 
 from flows import look, mend
-from flows.command import leave_loading, options, run_flow, settings
+from flows.command import leave, options, run_flow, settings
 from pagemill import __version__
-from pagemill.errors import EXIT_CODES, PagemillError
+from pagemill.errors import EXIT_CODES, PagemillError, Stopped
 from pagemill.printable import printable
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {n:>3}  {what}" for n, what in EXIT_CODES.items())
@@ -28,7 +28,7 @@ class _Main(click.Group):
                 raise
             code, message = _explain(error)
             click.echo(f"pagemill: {message}", err=True)
-        leave_loading(code or 0)
+        leave(code or 0)
         ctx.exit(code or 0)
 
 
@@ -36,7 +36,10 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, PagemillError):
         return error.exit_code, printable(error)
     if isinstance(error, KeyboardInterrupt):
-        return 130, "stopped: what is committed stays; the same command goes on from there"
+        return (
+            Stopped.exit_code,
+            "stopped: what is committed stays; the same command goes on from there",
+        )
     return 1, printable(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
 
 

@@ -7,13 +7,14 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from flows.interrupt import heed_signals
-from pagemill.errors import UsageError
+from pagemill.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
     from pagemill.ledger import Ledger
@@ -96,19 +97,26 @@ def run_flow(
     return _print_balance(cast("dict[str, Any]", balance), as_json)
 
 
-def leave_loading(code: int) -> None:
-    """End this process at once where a model is still being loaded: nobody needs it any more.
+def leave(code: int) -> None:
+    """End this process at once where Python would wait for what nobody needs any more.
 
-    Frameworks cannot be told to stop loading, and Python would wait for some of them.
+    That is a model that is still being loaded, since frameworks cannot be told to stop, and the
+    shards of a run that was stopped twice, since nobody has waited for them.
     """
     residency = sys.modules.get("loaders.resident")
-    if residency is None or not residency.is_loading():
+    is_loading = residency is not None and residency.is_loading()
+    if not is_loading and not (code == Stopped.exit_code and _is_working()):
         return
     for child in multiprocessing.active_children():  # such as vLLM's engine process
         child.kill()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _is_working() -> bool:
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    return any(not thread.daemon for thread in others)
 
 
 def _print_balance(balance: dict[str, Any], as_json: bool) -> int:

@@ -21,6 +21,7 @@ from prefect.states import Completed
 from pydantic import BaseModel
 
 from flows.form import Config, How, Overrides, Url, settings_of
+from flows.interrupt import spare_locks
 from flows.prefect_api import wait_until_recorded
 from flows.shards import process_shards
 from flows.story import publish, publish_estimate
@@ -145,6 +146,7 @@ def retry_failed(
 
 def _run(source: str | None, out: str, settings: Settings) -> State[dict[str, Any]]:
     started = datetime.now(UTC)
+    spare_locks()
     if not logging.getLogger("pagemill").level:  # our lines are for the UI, too
         logging.getLogger("pagemill").setLevel(logging.INFO)
     job = open_job(source, out, settings)

@@ -136,7 +136,9 @@ class Limits(_Part):
         1800, gt=0, description="for the model to read a page, once it has begun"
     )
     shard_seconds: float | None = Field(
-        None, gt=0, description="for a shard; what is not read by then fails until the next run"
+        None,
+        gt=0,
+        description="for a shard, once the model is loaded; the rest fails until the next run",
     )
     memory_mb: int = Field(
         1536, ge=256, description="address space of a render process: all decoded at one time"

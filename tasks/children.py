@@ -38,6 +38,8 @@ from tasks.receipt import Receipt
 from tasks.worker import Worker
 
 START_SECONDS = 120
+STOP_SECONDS = 10.0
+"""For a worker to hear that it is to stop; one that hangs is killed, or the run would hang."""
 _PROJECT = Path(__file__).resolve().parents[1]
 _GONE = (EOFError, OSError)
 """What a call raises when the process at the other end has died."""
@@ -175,18 +177,28 @@ class Child:
             return self._worker.report()
 
     def stop(self) -> None:
-        with contextlib.suppress(WorkerLost), self._lifeline():
-            self._worker.stop()
+        telling = threading.Thread(target=self._tell_to_stop, daemon=True)
+        telling.start()
+        telling.join(STOP_SECONDS)
+        if telling.is_alive():
+            self._kill()
 
     def close(self) -> None:
-        # What it has committed is safe, and nothing else is to be kept. The whole group, also of
-        # one that is dead: its framework may have processes of its own, which hold the GPU.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._kill()
         self._process.wait()
         assert self._process.stdin
         self._process.stdin.close()
         self._folder.cleanup()
+
+    def _kill(self) -> None:
+        # What it has committed is safe, and nothing else is to be kept. The whole group, also of
+        # one that is dead: its framework may have processes of its own, which hold the GPU.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _tell_to_stop(self) -> None:
+        with contextlib.suppress(WorkerLost), self._lifeline():
+            self._worker.stop()
 
     def _await_engine(self) -> None:
         with contextlib.suppress(PagemillError), self._lifeline():  # its shards are told

@@ -55,7 +55,7 @@ class Hand(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ask it to stop what it is doing; a dead one is left in peace."""
+        """Ask it to stop what it is doing; one that does not hear is killed."""
         ...
 
     def close(self) -> None:
@@ -137,8 +137,9 @@ class _Post:
         with self.lock:
             if self.hand is not hand:
                 return
-            self.before, self.latest, self.hand = self.look(), None, None
             self.broken = not replace
+            self.before = [dataclasses.replace(report, loading=None) for report in self.look()]
+            self.latest = self.hand = None
             hand.stop()
             hand.close()
             self.stillborn = 0 if hand.loaded else self.stillborn + 1
@@ -183,8 +184,8 @@ class Crew:
             except (WorkerLost, EngineError, UsageError) as error:
                 if self._stopped.is_set():
                     raise Stopped("stopped") from None
-                if isinstance(error, WorkerLost) and post.broken:
-                    shard = self._rest(shard)  # it was let go because of another shard's error
+                if post.broken:  # another shard has told its error
+                    shard = self._rest(shard)
                     continue
                 # What dies while it loads is not the shard's fault.
                 lost += isinstance(error, WorkerLost) and hand.loaded
@@ -215,29 +216,33 @@ class Crew:
     def stop(self) -> None:
         """Ask all workers to stop; shards that are not finished end with `Stopped`."""
         self._stopped.set()
-        for post in self._posts:
-            if post.hand is not None:
-                post.hand.stop()
+        self._each(lambda hand: hand.stop())
 
     def close(self) -> None:
         """Let all workers go."""
+        self._each(lambda hand: hand.close())
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _each(self, do: Callable[[Hand], None]) -> None:
+        """All at once: one that does not answer holds up no other."""
         with ThreadPoolExecutor(len(self._posts)) as pool:
             for post in self._posts:
                 if post.hand is not None:
-                    pool.submit(post.hand.close)
-
-    # -- inside ----------------------------------------------------------------------------
+                    pool.submit(do, post.hand)
 
     def _take(self) -> tuple[_Post, Hand]:
         while True:
             post = self._free.get()
+            hand = post.holder() if post else None
+            # Only now: a fresh worker, that was waited for, has not heard of it.
             if self._stopped.is_set():
                 self._free.put(post)  # the next in line is to be told, too
                 raise Stopped("stopped")
             if post is None:
                 self._free.put(None)
                 raise Stopped("no worker is left")
-            if (hand := post.holder()) is not None:
+            if hand is not None:
                 return post, hand
             if not any(p.holder() for p in self._posts):
                 self._free.put(None)

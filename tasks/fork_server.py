@@ -44,8 +44,13 @@ class ForkedChild:
         self._pidfd = os.pidfd_open(pid)
 
     def cause(self, seconds: float) -> tuple[int, int] | None:
-        """Its ``si_code`` and ``si_status`` if it ends within that time."""
-        return self._server.look(self.pid) if self._ended(seconds) else None
+        """Its ``si_code`` and ``si_status`` if it ends within that time.
+
+        Nobody knows them where the server was killed: then so was it.
+        """
+        if not self._ended(seconds):
+            return None
+        return self._server.look(self.pid) or (os.CLD_KILLED, signal.SIGKILL)
 
     def end(self) -> None:
         """Kill it and all that it started."""

@@ -362,7 +362,8 @@ class _ShardRun:
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what is complete, let go of the rest."""
-        self.window.abort()
+        with contextlib.suppress(Exception):  # an engine that is broken may not like it
+            self.window.abort()
         if isinstance(error, EngineError):
             # What failed just before the engine was found broken was not the pages' fault.
             self.complete = [d for d in self.complete if not _has_model_failure(d)]

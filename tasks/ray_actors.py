@@ -28,6 +28,8 @@ from tasks.worker import Worker, slots
 
 PLACE_SECONDS = 120
 """How long to wait until the cluster has room for a worker, and its process has started."""
+STOP_SECONDS = 10.0
+"""For a worker to hear that it is to stop; one that hangs is killed, or the run would hang."""
 
 
 @contextlib.contextmanager
@@ -147,8 +149,11 @@ class Actor:
         return report
 
     def stop(self) -> None:
-        with contextlib.suppress(WorkerLost):
-            self._call("stop")
+        try:
+            with contextlib.suppress(WorkerLost):
+                self._call("stop", timeout=STOP_SECONDS)
+        except self._ray.exceptions.GetTimeoutError:
+            self.close()
 
     def close(self) -> None:
         self._ray.kill(self._actor)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from loaders.engine import Completion, Request, RequestError
 from pagemill import answers
@@ -19,6 +20,7 @@ from pagemill.document import PageImage
 from pagemill.errors import ErrorKind
 from pagemill.settings import Output
 
+F = TypeVar("F")
 Submit = Callable[[Request], Future[Completion]]
 """`Engine.submit`."""
 
@@ -152,8 +154,15 @@ class _Attempts:
             if self._turn:
                 shown = (image.rotate(-self._turn, expand=True) for image in request.images)
                 request = replace(request, images=tuple(shown))
-            self._ask(request).add_done_callback(self._judge)
+            self._ask(request).add_done_callback(partial(self._hear, self._judge))
         except Exception as error:
+            self.future.set_exception(error)
+
+    def _hear(self, judge: Callable[[Future[F]], None], done: Future[F]) -> None:
+        """Of what a callback raises nobody hears, and the page would be waited for for ever."""
+        try:
+            judge(done)
+        except BaseException as error:
             self.future.set_exception(error)
 
     def _judge(self, done: Future[Completion]) -> None:
@@ -174,9 +183,9 @@ class _Attempts:
             self._weigh(completion)
         else:
             self._lead = None
-            lead.future.add_done_callback(lambda done: self._follow(done, completion))
+            lead.future.add_done_callback(partial(self._hear, partial(self._follow, completion)))
 
-    def _follow(self, lead: Future[Answer], completion: Completion) -> None:
+    def _follow(self, completion: Completion, lead: Future[Answer]) -> None:
         """Ask again of the page as its text was read; where it was read as it is, leave it so."""
         text = None if lead.exception() else lead.result()
         if text is not None and text.whole:

@@ -63,10 +63,11 @@ class WarmEngine:
         """Begin to load it, if nobody has; the future raises what `resident` does."""
         with self._lock:
             if self._loading is None:
-                self._began, self._loading = time.monotonic(), Future()
+                loading: Future[Feed] = Future()
                 # A daemon: a run that is stopped does not wait for a model.
-                load = partial(copy_context().run, self._load)  # its log lines are the run's
+                load = partial(copy_context().run, self._load, loading)  # logs are the run's
                 threading.Thread(target=load, name="load", daemon=True).start()
+                self._began, self._loading = time.monotonic(), loading  # once it has begun
             return self._loading
 
     def submit(self, request: Request) -> Future[Completion]:
@@ -92,16 +93,15 @@ class WarmEngine:
         feed = self.feed
         return feed.being_read() if feed else set()
 
-    def _load(self) -> None:
-        assert self._loading is not None
+    def _load(self, loading: Future[Feed]) -> None:
         try:
             feed = Feed(resident(self._model, self.pages))
         except PagemillError as error:
-            self._loading.set_exception(error)
+            loading.set_exception(error)
         except BaseException as error:  # nobody else would hear of it
-            self._loading.set_exception(EngineError(f"{type(error).__name__}: {error}"))
+            loading.set_exception(EngineError(f"{type(error).__name__}: {error}"))
         else:
-            self._loading.set_result(feed)
+            loading.set_result(feed)
 
     def _submit_late(
         self, loading: Future[Feed], request: Request, answer: Future[Completion]

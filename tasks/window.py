@@ -148,6 +148,9 @@ class Window:
     def _look(self) -> None:
         """End what has taken too long."""
         now = self._looked = self._clock()
+        if self._worker.is_loading():
+            self._began = now  # nobody's time runs while nothing can be read
+            return
         limit = self._limits.shard_seconds
         if limit is not None and now - self._began > limit:
             self.over = self.over or _late(self._limits, "shard_seconds", "the shard")

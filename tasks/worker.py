@@ -65,6 +65,10 @@ class Worker:
         """The resident engine, once it is loaded."""
         return self._warm.begin().result().engine
 
+    def is_loading(self) -> bool:
+        """Whether what is asked of the engine waits until it is loaded."""
+        return self._warm.loading_seconds is not None
+
     def submit(self, request: Request) -> Future[Completion]:
         """Ask the resident engine; the answer waits for it where it is not loaded yet."""
         return self._warm.submit(request)

@@ -112,6 +112,7 @@ def test_a_killed_child_is_replaced_and_nothing_is_lost_or_doubled(
     assert len(texts(out)) == balance.pages["rows"] == 32
     assert [r["worker"] for r in balance.workers].count("child-1") == 2
     assert {r["loads"] for r in balance.workers} == {1}
+    assert {r["loading"] for r in balance.workers} == {None}
 
 
 @contextmanager
@@ -202,6 +203,40 @@ def test_stop_ends_the_shards_of_all_workers(source: Path, tmp_path: Path) -> No
     ran.go(Crew.stop)
     assert len(ran.errors) == 8
     assert all(isinstance(error, Stopped) for error in ran.errors)
+
+
+def test_who_waits_for_a_fresh_worker_hears_of_a_stop_meanwhile(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran(source, tmp_path / "out", settings(tmp_path))
+    with muster(ran.job, ran.worker) as crew:
+        (post,) = crew._posts
+        fresh, post.hand = post.hand, None
+
+        def holder(_: object) -> object:
+            crew.stop()
+            post.hand = fresh
+            return fresh
+
+        monkeypatch.setattr(type(post), "holder", holder)
+        with pytest.raises(Stopped):
+            crew.process(ran.plan.shards[0])
+    assert table(tmp_path / "out") == []
+
+
+def test_a_worker_that_does_not_hear_that_it_is_to_stop_is_killed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.children.STOP_SECONDS", 0.2)
+    job = open_job(str(source), str(tmp_path / "out"), settings(tmp_path))
+    child = Child(job, "child-1", None, None)
+    os.kill(child.pid, signal.SIGSTOP)
+    stop = threading.Thread(target=child.stop, daemon=True)
+    stop.start()
+    stop.join(60)
+    told = not stop.is_alive()
+    child.close()
+    assert told
 
 
 def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> None:

@@ -179,11 +179,15 @@ class Engine:
         self.room, self.job = Room(9), SimpleNamespace(settings=None)
         self.job.settings = SimpleNamespace(limits=Limits(**limits))  # type: ignore[arg-type]
         self.reading: set[str] = set()
+        self.loading = False
         self.aborted: list[str] = []
         self.check_stop = lambda: None
 
     def being_read(self) -> set[str]:
         return self.reading
+
+    def is_loading(self) -> bool:
+        return self.loading
 
     def abort(self, key: str) -> None:
         self.aborted.append(key)
@@ -238,6 +242,22 @@ def test_an_engine_that_does_not_end_a_page_is_broken(clock: Clock) -> None:
     clock.now = 230
     with pytest.raises(EngineError, match="has not after 110 s: key"):
         window.settle()
+
+
+def test_no_time_runs_while_the_model_is_loaded(clock: Clock) -> None:
+    engine = Engine(read_seconds=10, shard_seconds=100)
+    engine.loading = True
+    window = Window(engine)  # type: ignore[arg-type]
+    ask(window, "key")
+    for clock.now in (50, 500, 1000):
+        window.settle()
+    engine.loading = False
+    clock.now = 1090
+    window.settle()
+    assert window.over is None and engine.aborted == []
+    clock.now = 1110
+    window.settle()
+    assert window.over and engine.aborted == ["key"]
 
 
 def test_a_deadline_that_passed_is_worth_another_try() -> None:

@@ -7,15 +7,20 @@ import importlib
 import logging
 import random
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pytest
+from prefect.exceptions import TerminationSignal
+from prefect.utilities import engine
 
-from flows.interrupt import heed_signals, interrupt
+from flows.interrupt import Sparing, heed_signals, interrupt, spare_locks
 
+PROJECT = Path(__file__).resolve().parents[1]
 TIMES = 150
 
 
@@ -79,6 +84,44 @@ def test_nor_are_those_of_conditions_and_of_logging(alarmed: None) -> None:
         interrupt_often(take_them, lambda: another.submit(try_both).result())
 
 
+def test_nor_are_those_of_futures_that_are_waited_for(alarmed: None) -> None:
+    futures: list[Future[None]] = [Future() for _ in range(20)]
+    futures[0].set_result(None)
+
+    def is_free() -> bool:
+        # Not of the class that `wait` takes them in: its condition is its RLock's.
+        return all(another.submit(_can_be_had, future).result() for future in futures)
+
+    with ThreadPoolExecutor(1) as another:
+        interrupt_often(lambda: wait(futures, return_when=FIRST_COMPLETED), is_free)
+
+
+def _can_be_had(future: Future[None]) -> bool:
+    taken = future._condition.acquire(blocking=False)
+    if taken:
+        future._condition.release()
+    return taken
+
+
+def test_prefect_s_own_handler_tears_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised_by = engine._prefect_sigterm_handler
+    monkeypatch.setattr(engine, "_prefect_sigterm_handler", raised_by)  # put back at the end
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGTERM, lambda *_: None)  # Prefect hands the signal on to it
+    try:
+        for _ in range(2):  # runs in one process
+            with pytest.raises(TerminationSignal), engine.capture_sigterm():
+                spare_locks()
+                installed = signal.getsignal(signal.SIGTERM)
+                assert isinstance(installed, Sparing) and installed.act is raised_by
+                assert engine.is_prefect_sigterm_handler_installed()
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+
+
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -90,3 +133,23 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_STOPPED_TWICE = """
+import threading
+from flows import cli
+
+def hang():
+    threading.Thread(target=threading.Event().wait).start()
+    raise KeyboardInterrupt
+
+cli.run_flow = lambda *_: hang()
+cli.main()
+"""
+
+
+def test_a_run_that_is_stopped_again_leaves_its_shards_where_they_are() -> None:
+    command = [sys.executable, "-c", _STOPPED_TWICE, "run", "in", "out"]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.startswith("pagemill: stopped") and "Traceback" not in ended.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,22 @@ def outputs(
         future.set_result(completion)
     assert left == {name: [] for name in says} and list(kept) == list(says)
     return {name: answer.result(timeout=0) for name, answer in kept.items()}, asked
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_page_ends_whatever_becomes_of_its_requests(which: int) -> None:
+    requests: list[Future[Completion]] = [Future(), Future()]
+    left = iter(requests)
+    prompts = {name: Output(prompt=name) for name in ("text", "caption")}
+    kept = read_page(lambda _: next(left), PAGE, prompts, "key", True)
+    requests[which].cancel()
+    requests[1 - which].set_result(said("words", -0.1))
+    assert all(answer.done() for answer in kept.values())
+    lost, whole = (
+        kept[name] for name in (("text", "caption") if which == 0 else ("caption", "text"))
+    )
+    assert isinstance(lost.exception(), CancelledError)
+    assert whole.result().text == "words"
 
 
 def turned_by(degrees: int, caption: str = "") -> Completion:

@@ -186,6 +186,20 @@ def test_what_was_given_up_meanwhile_is_not_submitted(
     assert said == ["0", "2", "4"]
 
 
+def test_a_load_that_cannot_begin_is_tried_again(
+    tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    warm = WarmEngine(echo_settings(tmp_path).model)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(threading.Thread, "start", start)
+        warm.begin()
+    door.open()
+    assert warm.begin().result(SECONDS).engine.version == "echo 1"
+
+
 @pytest.mark.parametrize(("framework", "begins"), [("vllm", True), ("openai", False)])
 def test_loading_begins_with_the_work_where_it_takes_time(
     tmp_path: Path, source: Path, door: Door, framework: str, begins: bool

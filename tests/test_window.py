@@ -169,7 +169,9 @@ def _never() -> None:
     raise AssertionError("there was a place")
 
 
-def test_a_page_that_cannot_be_asked_about_gives_its_place_back(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_asked_about_gives_its_place_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ask() -> Any:
         raise MemoryError
 
@@ -178,6 +180,7 @@ def test_a_page_that_cannot_be_asked_about_gives_its_place_back(tmp_path: Path) 
     how = echo_settings(tmp_path)
     worker = Worker(open_job(str(folder), str(tmp_path / "out"), how))
     window, places = Window(worker), 2 * how.model.batch_size
+    monkeypatch.setattr(window, "settle", _never)  # it would wait for one
     for _ in range(places + 1):  # one too many, were places lost
         with pytest.raises(MemoryError):
             window.read("a page", ask, lambda _: None)
