@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import _base
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, cast
 
 AGAIN_SECONDS = 0.001
 """Until an interrupt that came at a bad moment is tried again."""
@@ -73,12 +73,11 @@ def spare_locks() -> None:
         return  # signals are not for us
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
-    handler = getattr(engine, "_prefect_sigterm_handler", None)
-    if handler is not None and signal.getsignal(signal.SIGTERM) is handler:
-        if not isinstance(handler, Sparing):
-            sparing: Any = Sparing(handler)
-            engine._prefect_sigterm_handler = sparing
-            signal.signal(signal.SIGTERM, sparing)
+    handler: Any = getattr(engine, "_prefect_sigterm_handler", Sparing)
+    if signal.getsignal(signal.SIGTERM) is handler and not isinstance(handler, Sparing):
+        sparing: Any = Sparing(cast(Any, handler))
+        engine._prefect_sigterm_handler = sparing
+        signal.signal(signal.SIGTERM, sparing)
 
 
 def _again(number: int) -> None:
