@@ -7,7 +7,8 @@ import gc
 import sys
 from typing import Any
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+LARGE = 1 << 20
 
 
 def keep_freed_memory() -> None:
@@ -21,6 +22,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(M_TOP_PAD, 64 << 20)
+
+
+def map_large_blocks() -> None:
+    """Let glibc map blocks of 1 MB and more, such as the pages' images, and unmap them when freed.
+
+    By default it stops doing so once a larger one was freed; then small blocks between the images
+    keep their room from the system, in an arena for each thread. `keep_freed_memory` goes before.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def give_back() -> None:

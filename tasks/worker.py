@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import Future
 
 from loaders.engine import Completion, Engine, Request
+from loaders.memory import map_large_blocks
 from loaders.resident import loads
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger
@@ -41,6 +42,7 @@ class Worker:
     """One process's share of a job."""
 
     def __init__(self, job: Job, name: str = "this process") -> None:
+        map_large_blocks()
         self.job = job
         self.name = name
         self._loads_before = loads()
