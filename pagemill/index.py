@@ -256,14 +256,14 @@ class Index:
         return self._anew()
 
     def _anew(self) -> sqlite3.Connection:
-        try:
+        with contextlib.suppress(OSError, sqlite3.OperationalError):
             file = self._new_file()
-        except OSError:  # no cache folder here: SQLite finds a place for a nameless file
-            return _connect("", fresh=True)
-        try:
-            return _connect(str(file), fresh=True)
-        finally:
-            file.unlink(missing_ok=True)
+            try:
+                return _connect(str(file), fresh=True)
+            finally:
+                file.unlink(missing_ok=True)
+        # No cache folder here, or no room in it: SQLite finds a place for a nameless file.
+        return _connect("", fresh=True)
 
     def _new_file(self) -> Path:
         self._copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,8 @@ def _killing() -> Iterator[tuple[Callable[[Crew], None], set[int]]]:
                 for child in _children(crew):
                     if child.pid not in killed:
                         killed.add(child.pid)
-                        os.kill(child.pid, signal.SIGKILL)
+                        with suppress(ProcessLookupError):  # the crew has let it go
+                            os.kill(child.pid, signal.SIGKILL)
 
         threading.Thread(target=killer, daemon=True).start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from test_ledger import document
 
-from pagemill import parts
+from pagemill import index, parts
 from pagemill.committed import OpenPages, facts, load_open, pack_pages, unpack_pages
 from pagemill.errors import StorageError
 from pagemill.ledger import Ledger
@@ -164,6 +165,23 @@ def test_without_a_cache_folder_all_works(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    ledger = Ledger(storage, "m-12345678", ("text",))
+    ledger.commit([document("a", 2)])
+    ledger.refresh()
+    assert ledger.index.total("rows") == (1, 2)
+
+
+def test_without_room_in_the_cache_folder_all_works(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = index._connect
+
+    def full(file: str, fresh: bool) -> sqlite3.Connection:
+        if file:
+            raise sqlite3.OperationalError("database or disk is full")
+        return connect(file, fresh)
+
+    monkeypatch.setattr(index, "_connect", full)
     ledger = Ledger(storage, "m-12345678", ("text",))
     ledger.commit([document("a", 2)])
     ledger.refresh()
