@@ -189,7 +189,7 @@ def measure_memory(folder: Path, many: int, append: bool) -> None:
                 make_pdf(source / "long.pdf", pages, seed=pages)
             seconds, peaks = watch_command(str(source), tempfile.mkdtemp(dir=folder))
             rows.append((shape, pages, peaks["run"], peaks["render"], peaks["prefect"], seconds))
-            result[f"{shape}_{pages}"] = {**peaks, "seconds": round(seconds, 1)}
+            result[f"{shape}_{pages}"] = {**peaks, "seconds": seconds}
     print("\nan engine without delay; peak resident memory in MB")
     header = ("shape", "pages", "the run", "largest render child", "Prefect API", "seconds")
     print_table(header, sorted(rows))
@@ -205,7 +205,7 @@ def watch_command(source: str, out: str) -> tuple[float, dict[str, float]]:
         code = run.wait()
     if code:
         raise click.ClickException(f"{' '.join(command)} ended with exit code {code}")
-    return time.perf_counter() - began, watch.peaks
+    return round(time.perf_counter() - began, 1), watch.peaks
 
 
 if __name__ == "__main__":
