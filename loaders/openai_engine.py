@@ -87,15 +87,7 @@ class OpenAIEngine(StreamingEngine):
 
     def __init__(self, endpoint: Endpoint, batch_size: int = 8, version: str = "") -> None:
         self._endpoint = endpoint
-        key = endpoint.key()
-        host = urlsplit(endpoint.base_url).hostname
-        self._client = httpx.AsyncClient(
-            trust_env=host not in LOOPBACK,  # no proxy to this host, whatever the environment says
-            base_url=endpoint.base_url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(endpoint.timeout, connect=15),
-            limits=httpx.Limits(max_connections=batch_size + 1),
-        )
+        self._client = _client(endpoint, batch_size)
         self._answers = 0
         super().__init__(batch_size, in_flight=batch_size)
         try:
@@ -144,7 +136,8 @@ class OpenAIEngine(StreamingEngine):
                 self._answers += 1
                 return reason
             except (httpx.HTTPError, TimeoutError, ValueError, _TryAgain) as error:
-                failure = _as_try_again(error, self._endpoint)
+                # Without its traceback, which holds the page and, through this frame, itself.
+                failure = _as_try_again(error, self._endpoint).with_traceback(None)
             tries += 1
             if tries > self._endpoint.retries:
                 raise self._given_up(failure, others=self._answers > answers)
@@ -170,6 +163,24 @@ class OpenAIEngine(StreamingEngine):
                 return _read_whole(_object(await response.aread()), draft)
             except (AttributeError, KeyError, TypeError) as error:
                 raise _TryAgain(NO_CHAT) from error
+
+
+def _client(endpoint: Endpoint, batch_size: int) -> httpx.AsyncClient:
+    key = endpoint.key()
+    host = urlsplit(endpoint.base_url).hostname
+    try:
+        return httpx.AsyncClient(
+            trust_env=host not in LOOPBACK,  # no proxy to this host, whatever the environment says
+            base_url=endpoint.base_url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(endpoint.timeout, connect=15),
+            limits=httpx.Limits(max_connections=batch_size + 1),
+        )
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise LoadError(
+            f"{endpoint.base_url}: the environment's proxy cannot be used ({_name(error)}); "
+            "correct ALL_PROXY, HTTP_PROXY or HTTPS_PROXY, or set NO_PROXY"
+        ) from error
 
 
 def _body(endpoint: Endpoint, request: Request) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -249,6 +251,32 @@ def test_a_proxy_in_the_environment_is_not_asked_for_this_host(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     assert ask(connect(), order()).text == "ok"
+
+
+@pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:9", "http://proxy:port"])
+def test_a_proxy_that_cannot_be_used_is_named(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(LoadError, match=r"the environment's proxy cannot be used .*ALL_PROXY"):
+        OpenAIEngine(endpoint_of("reader", {"base_url": "http://gpu-host:8000/v1"}))
+
+
+def test_a_page_that_was_asked_about_again_is_let_go(connect: Callable[..., OpenAIEngine]) -> None:
+    engine = connect()
+    gc.collect()
+    gc.disable()  # pages are too large to wait for it
+    try:
+        page = PAGE.copy()
+        kept = weakref.ref(page)
+        answer = engine.submit(Request((page,), json.dumps({"say": ["ok"], "raw": "no"}), key="a"))
+        del page
+        assert isinstance(answer.exception(SECONDS), EngineError)
+        del answer
+        deadline = time.monotonic() + 10
+        while kept() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_a_page_that_breaks_the_endpoint_while_others_pass_fails_alone(
