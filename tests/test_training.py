@@ -411,11 +411,28 @@ def test_a_step_rounds_and_leaves_no_trace(world: World, tokenizer: Any) -> None
     assert all(torch.allclose(a, b) for a, b in zip(gradients, again, strict=True))
 
 
+def test_captions_can_count_more_than_pages(world: World, tokenizer: Any) -> None:
+    """The loss is the weighted mean of what is measured by kind."""
+    maker = Maker(world, tokenizer, seed=6, corrupt=False)
+    made = naming.pictures(world, maker, each=1, seed=2)["table"]
+    batch = _packed(maker, [*_items(maker, ("line",)), *made], 2048)
+    model = PageReader(TINY)
+    with torch.no_grad():
+        for times in (1.0, 8.0):
+            loss, measures = model(batch, (0.0, 0.0), caption_weight=times)
+            count, entropy = measures[:, 0], measures[:, 2]
+            weight = torch.tensor([1.0] * len(PACKED) + [times] * len(PACKED))
+            assert count[: len(PACKED)].sum() > 0 and count[len(PACKED) :].sum() > 0
+            expected = (entropy * weight).sum() / (count * weight).sum()
+            assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_a_run_saves_on_the_way_and_goes_on(world: World, data: Path, tmp_path: Path) -> None:
     """The program itself, rounding from the start."""
     command = [sys.executable, "-m", "training.train", str(data), str(tmp_path), "--tiny"]
     command += ["--cells", "256", "--workers", "1", "--every", "1", "--minutes", "0.02"]
     command += ["--quantize-from", "0", "--save-every", "0", "--pictures", "0.4"]
+    command += ["--caption-weight", "8"]
     state = {}
     for piece in (["--stop-after", "0"], []):
         subprocess.run([*command, *piece], cwd=PROJECT, check=True, timeout=300)

@@ -262,7 +262,11 @@ class PageReader(nn.Module):
         return self.norm(x), middle
 
     def forward(
-        self, batch: Batch, weights: tuple[float, float], sampled_cells: int = 2048
+        self,
+        batch: Batch,
+        weights: tuple[float, float],
+        sampled_cells: int = 2048,
+        caption_weight: float = 1.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss, and by kind of sample: tokens, tokens right, sum of cross entropy.
 
@@ -270,6 +274,8 @@ class PageReader(nn.Module):
         ----------
         weights : (float, float)
             Of the auxiliary losses: characters in a cell, where the next token is.
+        caption_weight : float
+            Of a caption's token against one of a page, which has a hundred times as many.
         """
         seen = self.see(batch)
         x, middle = self.read(batch, seen)
@@ -277,7 +283,8 @@ class PageReader(nn.Module):
         label = batch["label"].long()
         valid = label != IGNORE
         entropy = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
-        loss = entropy.sum() / valid.sum().clamp(min=1)
+        weight = torch.where(batch["label_kind"] >= len(KINDS), caption_weight, 1.0) * valid
+        loss = (entropy * weight).sum() / weight.sum().clamp(min=1)
         with torch.no_grad():
             measures = torch.zeros(2 * len(KINDS), 3, device=x.device)
             right = (logits.argmax(-1) == label) & valid

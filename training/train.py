@@ -100,6 +100,13 @@ def arguments() -> argparse.Namespace:
         help="of the cells, to be pictures instead of the curriculum's 0.08 and less",
     )
     add(
+        "--caption-weight",
+        type=float,
+        default=1.0,
+        metavar="TIMES",
+        help="what a token of a caption counts in the loss, against one of a page",
+    )
+    add(
         "--quantize-from",
         type=float,
         default=1.0,
@@ -351,7 +358,11 @@ def loop(
             with torch.autocast(
                 ranks.device.type, torch.bfloat16, enabled=ranks.device.type == "cuda"
             ):
-                loss, measures = model(batch, auxiliary_weights(share, given.weights is not None))
+                loss, measures = model(
+                    batch,
+                    auxiliary_weights(share, given.weights is not None),
+                    caption_weight=given.caption_weight,
+                )
             loss.backward()
         ranks.average(parameters)
         optimizer.step(rate_factor(step, share, given.warm_up, given.fall_from))
