@@ -151,7 +151,7 @@ def _pie(
 ) -> str:
     r = page.r
     count = r.randint(2, 6)
-    radius = min(width * 0.6, height) / 2 - style.em
+    radius = max(style.em * 0.5, min(width * 0.6, height) / 2 - style.em)
     centre = (int(x + width * 0.4), int(y + height / 2))
     shares = [0.25 + r.random() for _ in range(count)]
     angle = r.uniform(0, 360)

@@ -27,7 +27,9 @@ ROWS = (
 def sheet(page: Page, style: Style, say: Speaker, pictures: Pictures, box: Box) -> str:
     """Draw them; the caption. With charts from elsewhere on it, nothing on the sheet is said."""
     r = page.r
-    rows = r.choice(ROWS)
+    high, wide = (box.bottom - box.y) / style.em, box.width / style.em
+    roomy = [rows for rows in ROWS if high > 8 * len(rows) and wide > 8 * max(rows)]
+    rows = r.choice(roomy or [[1, 1]])
     captions: list[str] = []
     pasted = r.choice([0.0, 0.5, 1.0])
     lettered, titled, words = r.random() < 0.5, r.choice([0.0, 0.6, 1.0]), r.choice([2, 5, 12])
