@@ -16,13 +16,13 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
 from pagemill.disk import explain_os
 from pagemill.document import Failure, SourceObject
-from pagemill.errors import ErrorKind, StorageError
+from pagemill.errors import ErrorKind, PagemillError, StorageError
 from pagemill.s3 import CHUNK, DEADLINE, S3, pause, split_s3
 from pagemill.s3_errors import S3Error
 from pagemill.settings import Settings, StorageOptions
@@ -102,8 +102,16 @@ class _Broken(Exception):
         self.last = last
 
 
-def fetch(source: SourceObject, settings: Settings) -> Fetched | Failure:
+def _go_on() -> None:
+    pass
+
+
+def fetch(
+    source: SourceObject, settings: Settings, check_stop: Callable[[], None] = _go_on
+) -> Fetched | Failure:
     """Read an object into a temporary file, chunk by chunk.
+
+    `check_stop` is called between any two of them; what it raises ends the reading.
 
     Returns
     -------
@@ -124,21 +132,29 @@ def fetch(source: SourceObject, settings: Settings) -> Fetched | Failure:
     try:
         if source.size > limit << 20:
             raise _too_large(limit)
-        return _fetch(source, settings.at_source, limit)
+        return _fetch(source, settings.at_source, limit, check_stop)
     except _Refused as refused:
         return refused.failure
 
 
-def _fetch(source: SourceObject, options: StorageOptions, limit: int) -> Fetched:
+def _fetch(
+    source: SourceObject, options: StorageOptions, limit: int, check_stop: Callable[[], None]
+) -> Fetched:
     for failures in range(1, TRIES + 1):
         try:
             with _opened(source, options) as (now, chunks):
-                return _copy(now, chunks, limit)
+                return _copy(now, _while_wanted(chunks, check_stop), limit)
         except _Broken as broken:
             if failures == TRIES:
                 raise broken.last from None
         time.sleep(pause(failures))
     raise AssertionError("unreachable")
+
+
+def _while_wanted(chunks: Iterator[bytes], check_stop: Callable[[], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        check_stop()
+        yield chunk
 
 
 def _copy(now: SourceObject, chunks: Iterator[bytes], limit: int) -> Fetched:
@@ -265,7 +281,7 @@ def _other(uri: str, options: StorageOptions) -> Iterator[tuple[SourceObject, It
         info = {**within(DEADLINE, lambda: fs.info(path)), "name": path}
         file = within(DEADLINE, lambda: fs.open(path, "rb"))
         yield other_object(fs, info), iter(lambda: within(DEADLINE, lambda: file.read(CHUNK)), b"")
-    except (_Refused, StorageError):
+    except (_Refused, PagemillError):
         raise
     except Exception as error:
         if is_missing(error):

@@ -119,7 +119,7 @@ class _ShardRun:
 
     def _fetch(self, item: Item) -> tuple[Item, Fetched | Failure]:
         self.worker.check_stop()
-        return item, fetch(item.source, self.settings)
+        return item, fetch(item.source, self.settings, self.worker.check_stop)
 
     def _start(self, item: Item, fetched: Fetched | Failure) -> None:
         self.window.settle()

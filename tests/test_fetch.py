@@ -16,8 +16,8 @@ from conftest import WebServer, settings_for
 
 from pagemill import s3 as s3_module
 from pagemill.document import Failure, SourceObject
-from pagemill.errors import ErrorKind, StorageError
-from pagemill.s3 import TRIES
+from pagemill.errors import ErrorKind, Stopped, StorageError
+from pagemill.s3 import CHUNK, TRIES
 from pagemill.s3_errors import S3Error
 from pagemill.settings import Settings, StorageOptions
 from tasks import fetch as fetch_module
@@ -78,6 +78,19 @@ def _bucket(server: S3Server) -> Callable[[bytes], str]:
         return f"s3://{bucket}/a b#1.pdf"
 
     return put
+
+
+def test_a_run_that_is_stopped_reads_no_object_to_its_end(place: Place) -> None:
+    put, settings = place
+    found, chunks = find(put(b"%PDF-1.4" + bytes(5 * CHUNK)), settings), iter(range(9))
+
+    def check_stop() -> None:
+        if next(chunks) == 2:
+            raise Stopped("stopped")
+
+    with pytest.raises(Stopped):
+        fetch(found, settings, check_stop)
+    assert next(chunks) == 3  # nor tries again
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 << 20, (8 << 20) + 7])
