@@ -40,6 +40,8 @@ from tasks.worker import Worker
 START_SECONDS = 120
 STOP_SECONDS = 10.0
 """For a worker to hear that it is to stop; one that hangs is killed, or the run would hang."""
+SILENT_SECONDS = 600.0
+"""For a worker to say how far it is; it answers beside its work. A driver that hangs never does."""
 _PROJECT = Path(__file__).resolve().parents[1]
 _GONE = (EOFError, OSError)
 """What a call raises when the process at the other end has died."""
@@ -144,6 +146,9 @@ class Child:
     """
 
     def __init__(self, job: Job, name: str, gpus: list[str] | None, pages: int | None) -> None:
+        self.loaded = False
+        self._silent = 0.0
+        self._closed = threading.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="pagemill-child-")
         address = {"address": f"{self._folder.name}/socket", "authkey": secrets.token_hex(32)}
         if gpus is None:
@@ -160,8 +165,8 @@ class Child:
         except BaseException:
             self.close()
             raise
-        self.loaded = False
-        threading.Thread(target=self._await_engine, daemon=True).start()
+        for watch in (self._await_engine, self._listen):
+            threading.Thread(target=watch, daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -177,28 +182,40 @@ class Child:
             return self._worker.report()
 
     def stop(self) -> None:
-        telling = threading.Thread(target=self._tell_to_stop, daemon=True)
-        telling.start()
-        telling.join(STOP_SECONDS)
-        if telling.is_alive():
-            self._kill()
+        self._ask(self._worker.stop, STOP_SECONDS)
 
     def close(self) -> None:
+        self._closed.set()
         self._kill()
         self._process.wait()
         assert self._process.stdin
         self._process.stdin.close()
         self._folder.cleanup()
 
+    def _listen(self) -> None:
+        """Kill it when it is silent, so that its shards go to the next one."""
+        while not self._closed.wait(SILENT_SECONDS / 10):
+            self._ask(self._worker.report, SILENT_SECONDS)
+
+    def _ask(self, call: Callable[[], object], seconds: float) -> None:
+        """Make a call; a worker that has not answered by then is killed."""
+
+        def ask() -> None:
+            with contextlib.suppress(Exception), self._lifeline():  # an error is an answer
+                call()
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(seconds)
+        if asking.is_alive():
+            self._silent = seconds
+            self._kill()
+
     def _kill(self) -> None:
         # What it has committed is safe, and nothing else is to be kept. The whole group, also of
         # one that is dead: its framework may have processes of its own, which hold the GPU.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-
-    def _tell_to_stop(self) -> None:
-        with contextlib.suppress(WorkerLost), self._lifeline():
-            self._worker.stop()
 
     def _await_engine(self) -> None:
         with contextlib.suppress(PagemillError), self._lifeline():  # its shards are told
@@ -230,6 +247,8 @@ class Child:
         code = self._process.poll()
         if code is None:
             return f"worker {self.name} (process {self.pid}) does not answer"
+        if self._silent:
+            return f"worker {self.name} (process {self.pid}) was silent for {self._silent:g} s"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         return f"worker {self.name} (process {self.pid}) {how}{hint}"

@@ -206,6 +206,27 @@ def test_stop_ends_the_shards_of_all_workers(source: Path, tmp_path: Path) -> No
     assert all(isinstance(error, Stopped) for error in ran.errors)
 
 
+def test_a_child_that_hangs_is_replaced_and_nothing_is_lost_or_doubled(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    ran = Ran(source, out, settings(tmp_path, work__runner="process", work__workers=2, **SLOW))
+    hung: list[Child] = []
+
+    def hang_one(crew: Crew) -> None:
+        _wait_for_rows(out)
+        hung.append(_children(crew)[0])
+        os.kill(hung[0].pid, signal.SIGSTOP)
+
+    monkeypatch.setattr("tasks.children.SILENT_SECONDS", 5.0)
+    balance = ran.go(hang_one)
+    assert ran.errors == []
+    assert hung[0]._process.returncode == -signal.SIGKILL
+    assert "was silent for 5 s" in hung[0]._obituary()
+    assert balance.balanced
+    assert len(texts(out)) == 32
+
+
 def test_who_waits_for_a_fresh_worker_hears_of_a_stop_meanwhile(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +279,7 @@ def test_a_model_that_cannot_be_loaded_is_the_error_of_the_run(
     ran = Ran(source, tmp_path / "out", wrong)
     ran.go()
     told = [e for e in ran.errors if not isinstance(e, Stopped)]
-    assert 1 <= len(told) <= 2
+    assert told  # by those that were with the worker when it was let go; the others were stopped
     assert all(isinstance(error, UsageError) for error in told)
     assert "model.options of echo" in str(told[0])
     assert table(tmp_path / "out") == []
