@@ -288,7 +288,10 @@ class _Served:
         self.worker.engine()
 
     def process(self, shard: Shard) -> Receipt:
-        return process_shard(self.worker, shard)
+        try:
+            return process_shard(self.worker, shard)
+        except _GONE as error:  # over there it would mean that we are gone
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     def report(self) -> Report:
         return self.worker.report()

@@ -18,7 +18,7 @@ from helpers import echo_settings, make_pdf, name, run, table
 
 from pagemill.errors import EngineError, OrchestratorError, Stopped, UsageError, WorkerLost
 from pagemill.settings import Settings
-from tasks.children import Child, child_makers, claim, visible_gpus
+from tasks.children import Child, _Served, child_makers, claim, visible_gpus
 from tasks.crew import Crew, muster
 from tasks.job import Job, open_job
 from tasks.plan import Plan, plan_job
@@ -259,6 +259,18 @@ def test_a_worker_that_does_not_hear_that_it_is_to_stop_is_killed(
     told = not stop.is_alive()
     child.close()
     assert told
+
+
+def test_an_error_of_a_child_s_system_is_not_taken_for_its_death(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("tasks.children.process_shard", fail)
+    ran = Ran(source, tmp_path / "out", settings(tmp_path))
+    with pytest.raises(RuntimeError, match="Too many open files"):
+        _Served(ran.worker).process(ran.plan.shards[0])
 
 
 def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> None:
