@@ -129,7 +129,7 @@ def test_partitions_of_one_job_balance_by_themselves_and_together(
     for share in ("1/2", "2/2"):
         balance = run(source, out, echo_settings(tmp_path, select__partition=share))
         assert balance.balanced
-        outside = sum(balance.documents["outside"].values())  # six or none, as chance has it
+        outside = sum(balance.documents["outside"].values())  # how many is chance
         assert balance.documents["selected"] + outside == 6
         assert balance.documents["deleted"] == 0
     whole = run(source, out, echo_settings(tmp_path))
