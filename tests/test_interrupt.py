@@ -5,11 +5,11 @@ from __future__ import annotations
 import _imp
 import importlib
 import logging
-import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -19,18 +19,44 @@ import pytest
 from prefect.exceptions import TerminationSignal
 from prefect.utilities import engine
 
-from flows.interrupt import Sparing, heed_signals, interrupt, spare_locks
+from flows.interrupt import AGAIN_SECONDS, Sparing, heed_signals, interrupt, spare_locks
 
 PROJECT = Path(__file__).resolve().parents[1]
 TIMES = 150
 
 
+class Alarm:
+    """Ctrl-C, a thousand times a second, while it is armed; what it raises disarms it.
+
+    Python swallows what is raised in a destructor: then the next one counts.
+    """
+
+    armed = False
+
+    def __call__(self, *_: object) -> None:
+        if self.armed:
+            self.armed = False
+            raise KeyboardInterrupt
+
+    def interrupt_often(self, do: Callable[[], object], is_free: Callable[[], bool]) -> None:
+        for _ in range(TIMES):
+            try:
+                while True:
+                    self.armed = True
+                    do()
+            except KeyboardInterrupt:
+                assert is_free()
+
+
 @pytest.fixture
-def alarmed() -> Iterator[None]:
-    """An alarm is Ctrl-C."""
-    before = signal.signal(signal.SIGALRM, interrupt)
-    yield
+def alarm() -> Iterator[Alarm]:
+    alarm = Alarm()
+    before = signal.signal(signal.SIGALRM, Sparing(alarm))
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    yield alarm
+    alarm.armed = False
     signal.setitimer(signal.ITIMER_REAL, 0)
+    time.sleep(10 * AGAIN_SECONDS)  # those that were put off
     signal.signal(signal.SIGALRM, before)
 
 
@@ -39,18 +65,7 @@ class Nowhere(logging.Handler):
         pass
 
 
-def interrupt_often(do: Callable[[], object], is_free: Callable[[], bool]) -> None:
-    chance = random.Random(0)
-    for _ in range(TIMES):
-        try:
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-4, 1e-3))  # once
-            while True:
-                do()
-        except KeyboardInterrupt:
-            assert is_free()
-
-
-def test_the_lock_of_imports_is_never_left_held(alarmed: None) -> None:
+def test_the_lock_of_imports_is_never_left_held(alarm: Alarm) -> None:
     def import_it() -> None:
         importlib.import_module("colorsys")
         sys.modules.pop("colorsys", None)
@@ -60,10 +75,10 @@ def test_the_lock_of_imports_is_never_left_held(alarmed: None) -> None:
             _imp.release_lock()  # or the rest of the tests would hang
         return not held
 
-    interrupt_often(import_it, is_free)
+    alarm.interrupt_often(import_it, is_free)
 
 
-def test_nor_are_those_of_conditions_and_of_logging(alarmed: None) -> None:
+def test_nor_are_those_of_conditions_and_of_logging(alarm: Alarm) -> None:
     condition, handler = threading.Condition(threading.Lock()), Nowhere()
     record = logging.makeLogRecord({})
     lock = handler.lock
@@ -82,10 +97,10 @@ def test_nor_are_those_of_conditions_and_of_logging(alarmed: None) -> None:
         return all(taken)
 
     with ThreadPoolExecutor(1) as another:  # an RLock does not keep its own thread out
-        interrupt_often(take_them, lambda: another.submit(try_both).result())
+        alarm.interrupt_often(take_them, lambda: another.submit(try_both).result())
 
 
-def test_nor_are_those_of_futures_that_are_waited_for(alarmed: None) -> None:
+def test_nor_are_those_of_futures_that_are_waited_for(alarm: Alarm) -> None:
     futures: list[Future[None]] = [Future() for _ in range(20)]
     futures[0].set_result(None)
 
@@ -94,7 +109,7 @@ def test_nor_are_those_of_futures_that_are_waited_for(alarmed: None) -> None:
         return all(another.submit(_can_be_had, future).result() for future in futures)
 
     with ThreadPoolExecutor(1) as another:
-        interrupt_often(lambda: wait(futures, return_when=FIRST_COMPLETED), is_free)
+        alarm.interrupt_often(lambda: wait(futures, return_when=FIRST_COMPLETED), is_free)
 
 
 def _can_be_had(future: Future[None]) -> bool:
@@ -139,6 +154,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 _STOPPED_TWICE = """
 import threading
+import time
 from flows import cli
 
 def hang():
