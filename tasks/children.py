@@ -30,6 +30,7 @@ from typing import cast
 
 from loaders.families import needs_gpu
 from pagemill.errors import EngineError, PagemillError, UsageError, WorkerLost
+from tasks.crew import STOP_SECONDS
 from tasks.gauges import Report
 from tasks.job import Job
 from tasks.plan import Shard
@@ -38,8 +39,6 @@ from tasks.receipt import Receipt
 from tasks.worker import Worker
 
 START_SECONDS = 120
-STOP_SECONDS = 10.0
-"""For a worker to hear that it is to stop; one that hangs is killed, or the run would hang."""
 SILENT_SECONDS = 600.0
 """For a worker to say how far it is; it answers beside its work. A driver that hangs never does."""
 _PROJECT = Path(__file__).resolve().parents[1]

@@ -36,6 +36,8 @@ log = logging.getLogger("pagemill.crew")
 
 TRIES = 3
 """Workers that may die over one shard before it is given up."""
+STOP_SECONDS = 10.0
+"""For a worker to hear that it is to stop; one that hangs is killed, or the run would hang."""
 
 
 class Hand(Protocol):

@@ -19,6 +19,7 @@ from typing import Any
 
 from loaders.families import needs_gpu
 from pagemill.errors import OrchestratorError, PagemillError, UsageError, WorkerLost
+from tasks.crew import STOP_SECONDS
 from tasks.gauges import Report
 from tasks.job import Job
 from tasks.plan import Shard
@@ -28,8 +29,6 @@ from tasks.worker import Worker, slots
 
 PLACE_SECONDS = 120
 """How long to wait until the cluster has room for a worker, and its process has started."""
-STOP_SECONDS = 10.0
-"""For a worker to hear that it is to stop; one that hangs is killed, or the run would hang."""
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -97,3 +99,11 @@ def table(out: Path) -> list[dict[str, Any]]:
 def name(row: dict[str, Any]) -> str:
     """The file name of a row."""
     return str(row["source_uri"]).rsplit("/", 1)[-1]
+
+
+def is_let_go(kept: weakref.ReferenceType[Any]) -> bool:
+    """Whether nobody holds it any more, at once or after a moment."""
+    deadline = time.monotonic() + 10
+    while kept() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return kept() is None

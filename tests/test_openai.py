@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import make_pdf, run, table, write_config
+from helpers import is_let_go, make_pdf, run, table, write_config
 from PIL import Image
 
 from loaders import openai_engine, resident
@@ -271,10 +271,7 @@ def test_a_page_that_was_asked_about_again_is_let_go(connect: Callable[..., Open
         del page
         assert isinstance(answer.exception(SECONDS), EngineError)
         del answer
-        deadline = time.monotonic() + 10
-        while kept() is not None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert kept() is None
+        assert is_let_go(kept)
     finally:
         gc.enable()
 
