@@ -54,7 +54,7 @@ class Support:
         before is taken all the same.
     tried : str
         What it has been run on.
-    arguments : mapping of str to str
+    arguments : mapping of str to Any
         What a server framework is told, to quantize while it loads.
     """
 
@@ -64,7 +64,7 @@ class Support:
     needs: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, No] = field(default_factory=dict)
     tried: str = "CPU"
-    arguments: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 BNB = {"bitsandbytes": "bitsandbytes"}
@@ -79,6 +79,13 @@ NOT_AT_LOAD = No(
 NO_SERVER_HERE = "not run; a server speaking its protocol stands in"
 ON_BOTH = "CPU, H200"
 BY_BNB = {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
+BY_FP8 = {
+    "quantization": "fp8_per_channel",
+    # The eyes and the bridge stay as they are, as under transformers (`families.SKIP`). Otherwise
+    # vLLM 0.26 to 0.32 cannot load Qwen2.5-VL-7B on CUDA: its vision MLP is 3,420 wide, no multiple
+    # of 16 (vllm-project/vllm#47005).
+    "quantization_config": {"ignore": ["re:.*(vision|visual|projector)"]},
+}
 
 SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
     (TRANSFORMERS, NONE): Support(
@@ -111,7 +118,7 @@ SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {
         "fp8-per-channel",
         ("bnb-int8", "fp8"),
         refused={"llama4": No("quantizing it while loading is untried", FP8_REPO)},
-        arguments={"quantization": "fp8_per_channel"},
+        arguments=BY_FP8,
     ),
     (VLLM, AWQ): Support(
         "an AWQ checkpoint",
@@ -240,6 +247,6 @@ def scheme_of(framework: str, quantization: str, own: str) -> str:
     return support.scheme or ("none" if quantization == NONE else quantization)
 
 
-def load_arguments(config: VLMConfig, own: str) -> dict[str, str]:
+def load_arguments(config: VLMConfig, own: str) -> dict[str, Any]:
     """What vLLM or SGLang is told to quantize; a checkpoint's own quantization they find."""
     return {} if own != "none" else dict(SUPPORT[config.framework, config.quantization].arguments)

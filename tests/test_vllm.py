@@ -352,6 +352,42 @@ def test_a_quantized_family_answers(family: str, quantization: str, tmp_path: Pa
     assert answer.completion_tokens > 0
 
 
+@pytest.mark.parametrize("family", ["gemma3", "internvl3", "pixtral", "qwen25vl"])
+def test_fp8_leaves_the_eyes_as_they_are(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm import LLM
+
+    from loaders.support import load_arguments
+    from tests.tiny import build
+
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    llm = LLM(
+        str(build(family, tmp_path / family, for_vllm=True)),
+        dtype="bfloat16",
+        max_model_len=1024,
+        enforce_eager=True,
+        **load_arguments(config(quantization="8bit"), "none"),
+    )
+    ((eyes, language),) = llm.apply_model(quantized)
+    llm.llm_engine.engine_core.shutdown()
+    assert set(eyes.values()) == {False}
+    assert set(language.values()) == {True}
+
+
+def quantized(model: Any) -> tuple[dict[str, bool], dict[str, bool]]:
+    """Linear layers, and whether they are: those outside the language model, those inside."""
+    from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+
+    layers = {
+        name: not isinstance(layer.quant_method, UnquantizedLinearMethod)
+        for name, layer in model.named_modules()
+        if isinstance(layer, LinearBase)
+    }
+    language = {n: layers[n] for n in layers if n.startswith("language_model.")}
+    return {n: layers[n] for n in layers if n not in language}, language
+
+
 def test_the_shipped_model_in_awq_reads(tmp_path: Path) -> None:
     import awq
 
