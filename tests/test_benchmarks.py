@@ -115,3 +115,26 @@ def test_scaling_reads_the_same_pages_with_one_worker_and_with_two() -> None:
     assert result["scaling"] == pytest.approx(
         two["pages_per_second"] / one["pages_per_second"], rel=1e-3
     )
+
+
+def test_a_rate_of_one_worker_is_told_when_time_is_up() -> None:
+    command = [sys.executable, "-u", "benchmarks/scaling.py", "-c", "benchmarks/echo.yaml"]
+    slow = ["--set", "model.options.delay=0.2", "--set", "model.batch_size=1"]
+    small = ["--set", "work.shard_documents=1", "--set", "render.max_pixels=50176"]
+    with subprocess.Popen(
+        [*command, *slow, *small, "--pages", "16", "--documents", str(SAMPLES)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    ) as run:
+        assert run.stdout
+        first = json.loads(next(line for line in run.stdout if line.startswith("{")))
+        next(line for line in run.stdout if "now for the clock" in line)  # of two workers
+        run.terminate()
+        told = [json.loads(line) for line in run.stdout if line.startswith("{")]
+    assert run.returncode == 143
+    (line,) = told
+    assert (line["cut_off"], line["runs"]) == (True, [first])
+    assert first["workers"] == 1 and first["pages_per_second"] > 0
+    assert "scaling" not in line
