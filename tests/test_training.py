@@ -27,7 +27,7 @@ from pagemill import answers
 from training import blocks, diagrams, documents, figures, maps, naming, plots, scripts, sheets
 from training.characters import CHARACTERS, indices, keep
 from training.documents import CELL, World, make
-from training.export import export, special_ids, to_checkpoint
+from training.export import export, meet, read, special_ids, to_checkpoint
 from training.glyphs import Library
 from training.kinds import KINDS
 from training.model import TINY, PageReader, load_checkpoint
@@ -302,6 +302,17 @@ def test_the_shipped_weights_come_back(tmp_path: Path) -> None:
         if not name.startswith("aux"):
             assert torch.allclose(weight, again.get_parameter(name), atol=1e-2), name
     assert max(shard.stat().st_size for shard in tmp_path.glob("*.safetensors")) < 15e6
+
+
+def test_the_mean_of_two_checkpoints_lies_between_them(tmp_path: Path) -> None:
+    shipped, model = read(MODEL), read(MODEL)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.5)
+    meet(model, MODEL)
+    for name, weight in model.named_parameters():
+        if not name.startswith("aux"):
+            assert torch.allclose(weight, shipped.get_parameter(name) + 0.25), name
 
 
 def _lines(world: World, maker: Maker) -> list[Item]:

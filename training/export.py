@@ -1,8 +1,10 @@
 """A trained model as a transformers checkpoint: bf16, in shards of at most 14 MB.
 
     python -m training.export RUN/last.pt models/pagereader-19m OUT
+    python -m training.export RUN/last.pt models/pagereader-19m OUT --mean-with WEIGHTS
 
-The second argument is a checkpoint whose tokenizer, processor and settings are taken over.
+The second argument is a checkpoint whose tokenizer, processor and settings are taken over. With
+--mean-with every weight is the mean of the run's and of the WEIGHTS that it began with.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 
 from loaders.torchvision_repair import repair_torchvision
-from training.model import PageReader, Shape, configuration, to_transformers
+from training.model import PageReader, Shape, configuration, load_checkpoint, to_transformers
 
 SPECIAL = ("endoftext", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
 KEPT = ("*.json", "*.jinja")
@@ -25,6 +27,28 @@ NOT_KEPT = ("config.json", "generation_config.json", "model.safetensors.index.js
 def special_ids(tokenizer: Any) -> dict[str, int]:
     """Ids of the special tokens, without their brackets, from a `tokenizers.Tokenizer`."""
     return {name: tokenizer.token_to_id(f"<|{name}|>") for name in SPECIAL}
+
+
+def read(weights: Path) -> PageReader:
+    """A checkpoint's folder, or the last.pt of a run."""
+    model = PageReader(Shape())
+    if weights.is_dir():
+        load_checkpoint(model, weights)
+    else:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["model"])
+    return model
+
+
+def meet(model: PageReader, start: Path) -> None:
+    """Move a model half the way back to the weights that its training began with.
+
+    What was learnt on the way is mostly kept there, and of what was forgotten most comes back
+    (M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    """
+    other = read(start)
+    with torch.no_grad():
+        for weight, first in zip(model.parameters(), other.parameters(), strict=True):
+            weight.lerp_(first, 0.5)
 
 
 def to_checkpoint(model: PageReader, ids: dict[str, int]) -> Any:
@@ -66,12 +90,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="last.pt of a training run")
+    parser.add_argument("run", type=Path, help="last.pt of a training run, or a checkpoint")
     parser.add_argument("like", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--mean-with", type=Path, metavar="WEIGHTS", help="a checkpoint")
     given = parser.parse_args()
-    model = PageReader(Shape())
-    model.load_state_dict(torch.load(given.run, map_location="cpu", weights_only=True)["model"])
+    model = read(given.run)
+    if given.mean_with:
+        meet(model, given.mean_with)
     export(model, given.like, given.out)
 
 

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from training.documents import World, make
-from training.export import special_ids, to_checkpoint
-from training.model import PageReader, Shape, load_checkpoint
+from training.export import read, special_ids, to_checkpoint
 from training.packing import KINDS, Item, Maker
 from training.train import MODEL, build_world
 
@@ -87,13 +86,8 @@ def said(twin: Any, item: Item, tokenizer: Any, longest: int = 32) -> str:
 
 def load(weights: Path, tokenizer: Any) -> Any:
     """A folder, or a run's last.pt, as transformers' class."""
-    model = PageReader(Shape())
-    if weights.is_dir():
-        load_checkpoint(model, weights)
-    else:
-        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["model"])
     ids = special_ids(tokenizer)
-    twin = to_checkpoint(model, ids)
+    twin = to_checkpoint(read(weights), ids)
     twin.generation_config.pad_token_id = ids["endoftext"]
     twin.generation_config.eos_token_id = [ids["im_end"], ids["endoftext"]]
     return twin.to("cuda" if torch.cuda.is_available() else "cpu")
