@@ -85,10 +85,15 @@ def _fuzz(lines: list[Line]) -> Told:
     return f"{amiss} of {files:,}", not amiss
 
 
-def _gpu_ratio(line: Line) -> Told:
-    rates = [mean_rate(line["laps"], side) for side in ("files", "engine")]
+def _gpu_ratio(line: Line, side: str = "files") -> Told:
+    rates = [mean_rate(line["laps"], lap) for lap in (side, "engine")]
     ratio = rates[0] / rates[1] if all(rates) else 0.0
     return f"{ratio:.1%}, {rates[0]:.1f} of {rates[1]:.1f} pages/s", ratio >= 0.95
+
+
+def _gpu_not_full(line: Line) -> Told:
+    shares = [lap["hungry"] for lap in line["laps"] if lap["side"] == "files"]
+    return " / ".join(f"{share:.1%}" for share in shares), max(shares) <= 0.03
 
 
 def _not_full(line: Line) -> Told:
@@ -167,6 +172,7 @@ def _four_bits(plain: Line, rounded: Line) -> Told:
 
 
 READING = last("reading", quantization="none")
+OVER = last("gpu/engine", model="7b", pages=512)
 ROWS = {
     "Every page accounted for": (
         Row(
@@ -212,10 +218,31 @@ ROWS = {
         Row(
             "the pipeline's share of the bare engine's pages/s, 7B shapes on vLLM",
             "≥ 95 %",
-            (last("gpu/engine", model="7b"),),
+            (OVER,),
             _gpu_ratio,
             "gpu.py engine",
             headline=True,
+        ),
+        Row(
+            "time that the engine was not full meanwhile, a lap each",
+            "≤ 3 %",
+            (OVER,),
+            _gpu_not_full,
+            "gpu.py engine",
+        ),
+        Row(
+            "the same share from S3, 128 pages",
+            "",
+            (last("gpu/engine", model="7b", label="s3"),),
+            lambda line: (_gpu_ratio(line, "s3")[0], None),
+            "gpu.py engine --laps engine,s3",
+        ),
+        Row(
+            "the same, default model on vLLM",
+            "",
+            (last("gpu/engine", label="trained"),),
+            lambda line: (_gpu_ratio(line)[0], None),
+            "gpu.py engine --model trained",
         ),
         Row(
             "the same, default model on 2 cores",
