@@ -41,6 +41,22 @@ def test_engine_and_visit_give_their_lines() -> None:
     )
 
 
+def test_the_pipeline_is_measured_in_a_process_of_its_own_too() -> None:
+    command = [sys.executable, "benchmarks/gpu.py", "engine", "--laps", "engine,files"]
+    small = ["--framework", "echo", "--small", "--pages", "4", "--documents", str(SAMPLES)]
+    done = subprocess.run(
+        [*command, *small, "--set", "work.runner=process"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )
+    assert done.returncode == 0, done.stderr
+    _, pipeline = json.loads(done.stdout.splitlines()[-1])["laps"]
+    assert (pipeline["balanced"], sum(pipeline["rows"].values())) == (True, 4)
+    assert "worker" in pipeline["memory_gb"]
+
+
 def test_what_was_measured_is_told_when_time_is_up() -> None:
     laps = ",".join(["engine", *["files"] * 50])
     command = [sys.executable, "-u", "benchmarks/gpu.py", "engine", "--laps", laps]
