@@ -1,8 +1,8 @@
 """One visit for all that is asked of a page: its images are prepared, encoded and prefilled once.
 
 Requests about the same images that are submitted together share a `Visit`. The first to come has
-the images prepared and goes ahead; the others wait until the model has read them, take over what
-was prepared, and begin behind the prefix that the engine still holds.
+the images prepared; the others wait for that, take over what was prepared, and follow at once: so
+the engine comes to them while it still holds what it saw, and begins behind the same prefix.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Visit:
     name : str
         For the framework's caches; no two visits share it.
     door : asyncio.Lock
-        Held from preparing a prompt until the model has read it.
+        Held while a prompt is prepared.
     ids : list of int
         The first prompt, an image being one token or a few.
     prompt : dict

@@ -8,7 +8,6 @@ own chat template and tokenized as transformers does it, so both engines are ask
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -90,12 +89,13 @@ class VLLMEngine(StreamingEngine):
         torch.set_num_threads(1)  # of each renderer; the model runs in a process of its own
         # Of vLLM's defaults those for throughput: 16,384 tokens a step on an H100 instead of the
         # 2,048 of an engine that says nothing, which is hardly more than one page.
-        self._vllm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
-        )
+        given = AsyncEngineArgs(**arguments)
+        config = given.create_engine_config(UsageContext.LLM_CLASS)
+        _make_room_for_images(config)
+        self._vllm = AsyncLLM.from_vllm_config(config, disable_log_stats=given.disable_log_stats)
         _load_processor(self._vllm.renderer)
-        given = self._vllm.model_config.get_diff_sampling_param()
-        self._sampling = {name: given[name] for name in SAMPLING if name in given}
+        said = self._vllm.model_config.get_diff_sampling_param()
+        self._sampling = {name: said[name] for name in SAMPLING if name in said}
         self._watch = asyncio.create_task(self._watch_engine())
         return sum(await self._vllm.collective_rpc("weight_bytes"))
 
@@ -149,17 +149,16 @@ class VLLMEngine(StreamingEngine):
 
     async def _stream(self, request: Request, draft: Draft) -> AsyncGenerator[Any]:
         """What vLLM says, bit by bit; closing it ends the request inside vLLM."""
-        visit, renderer = self._visits.of(request), self._vllm.renderer
-        async with contextlib.AsyncExitStack() as stack:
-            async with visit.door:
-                prompt = await self._prompter.render(renderer, request, visit)
-                draft.prompt_tokens = len(prompt["prompt_token_ids"])
-                said = self._vllm.generate(prompt, self._params(request), str(next(self._numbers)))
-                stack.push_async_callback(said.aclose)
-                first = await anext(said)
-            yield first
+        visit = self._visits.of(request)
+        async with visit.door:
+            prompt = await self._prompter.render(self._vllm.renderer, request, visit)
+        draft.prompt_tokens = len(prompt["prompt_token_ids"])
+        said = self._vllm.generate(prompt, self._params(request), str(next(self._numbers)))
+        try:
             async for output in said:
                 yield output
+        finally:
+            await said.aclose()
 
     def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
@@ -280,6 +279,21 @@ def _arguments(config: VLMConfig, own: str, mistral: bool) -> dict[str, Any]:
         form = ("config_format", "load_format", "tokenizer_mode")
         arguments |= dict.fromkeys(form, "mistral")
     return arguments | config.options
+
+
+def _make_room_for_images(config: Any) -> None:
+    """Let vLLM see an image once for all that is asked of it together.
+
+    It forgets an image to make room for the next, with room for one step's; but it plans a step
+    while another runs, whose images it still holds. A request whose image finds no room begins
+    nevertheless, with the words before it: too early to share what the one ahead has yet to read.
+    """
+    scheduler = config.scheduler_config
+    scheduler.encoder_cache_size *= 2
+    # And room for all of an image that a step begins with: where one may be cut by the step's end.
+    if not scheduler.disable_chunked_mm_input and config.speculative_config is None:
+        step = scheduler.max_num_batched_tokens * 3 // 4
+        scheduler.max_num_scheduled_tokens = max(step, scheduler.max_num_seqs)
 
 
 def _dtype(config: VLMConfig, own: str) -> str:

@@ -77,6 +77,22 @@ def read(loader: VLMLoader, *requests: Request) -> list[Completion]:
     return [future.result(SECONDS) for future in futures]
 
 
+def note_cached(vllm: Any, patch: pytest.MonkeyPatch) -> list[int]:
+    """Fills with what each request took from the prefix's cache, in tokens."""
+    cached, generate = [], vllm.generate
+
+    async def noting(*arguments: Any) -> Any:
+        said = generate(*arguments)
+        first = await anext(said)
+        cached.append(first.num_cached_tokens)
+        yield first
+        async for output in said:
+            yield output
+
+    patch.setattr(vllm, "generate", noting)
+    return cached
+
+
 # --- the same answers as transformers gives -----------------------------------------------------
 
 
@@ -190,25 +206,42 @@ def test_all_that_is_asked_of_a_page_is_one_visit(
     questions = [Request((other,), prompt, 20) for prompt in (PROMPT, "Describe this image.")]
     expected = [read(loader, question)[0].text for question in questions]
     vllm: Any = loader.engine._vllm  # type: ignore[attr-defined]
-    rendered, cached = [], []
-    render, generate = vllm.renderer.render_cmpl_async, vllm.generate
+    rendered = []
+    render = vllm.renderer.render_cmpl_async
 
     async def count_render(*arguments: Any) -> Any:
         rendered.append(1)
         return await render(*arguments)
 
-    async def note_cached(*arguments: Any) -> Any:
-        async for output in (said := generate(*arguments)):
-            cached.append(output.num_cached_tokens)
-            yield output
-        await said.aclose()
-
     monkeypatch.setattr(vllm.renderer, "render_cmpl_async", count_render)
-    monkeypatch.setattr(vllm, "generate", note_cached)
+    cached = note_cached(vllm, monkeypatch)
     together = [Request((image,), question.prompt, 20) for question in questions]
     assert [answer.text for answer in read(loader, *together)] == expected
     assert len(rendered) == 1
-    assert max(cached) >= 128  # a whole block of the image's tokens
+    assert sorted(cached)[0] == 0
+    assert sorted(cached)[1] >= 128  # a whole block of the image's tokens
+
+
+def test_an_image_is_seen_once_however_many_pages_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [page([f"Page {number}.", *LINES * 12]) for number in range(12)]
+    prompts = (PROMPT, "Describe this image.")
+    asked = [Request((image,), prompt, 24) for image in images for prompt in prompts]
+    options = {
+        "max_model_len": 1024,
+        "enforce_eager": True,
+        "max_num_batched_tokens": 1024,  # two pages
+        "worker_extension_cls": "tests.counting_worker.CountingWorker",
+    }
+    with create_vlm_loader("qwen25vl", config(options=options)) as loader:
+        engine: Any = loader.engine
+        vllm = engine._vllm
+        engine._on_loop(vllm.collective_rpc("begin_to_count"))
+        cached = note_cached(vllm, monkeypatch)
+        answers = read(loader, *asked)
+        assert engine._on_loop(vllm.collective_rpc("images_seen")) == [len(images)]
+    assert all(answer.text for answer in answers)
+    whole = answers[0].prompt_tokens // 128 * 128
+    assert sorted(cached) == [0] * len(images) + [whole] * len(images)
 
 
 def test_what_is_submitted_later_may_end_earlier(loader: VLMLoader) -> None:
