@@ -35,8 +35,19 @@ def map_large_blocks() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
+def settle() -> None:
+    """Let garbage collections leave out what there is now, until `give_back`.
+
+    A process with vLLM in it holds 690,000 objects that stay; each full collection went through
+    them all, for a third of a second in which no other thread ran.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def give_back() -> None:
     """Return what is free to the system and, where CUDA is in use, to the GPU."""
+    gc.unfreeze()
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

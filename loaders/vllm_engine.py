@@ -20,7 +20,7 @@ from loaders.engine import Completion, FinishReason, Request, RequestError
 from loaders.errors import LoadError, one_line
 from loaders.families import Family
 from loaders.loops import CHECK_EVERY, EXACT, EXACT_AT_CAP, find_loop
-from loaders.memory import give_back
+from loaders.memory import give_back, settle
 from loaders.server import OWNER
 from loaders.streaming import Draft, StreamingEngine
 from loaders.support import family_of, load_arguments, refuse_pair
@@ -74,6 +74,7 @@ class VLLMEngine(StreamingEngine):
         try:
             self.weight_bytes = self._on_loop(self._open(arguments))
             _refuse_weight(config, self.weight_bytes)
+            settle()
         except BaseException as error:
             self.close()
             if (explained := _explained(config, error)) is not None:
@@ -169,6 +170,7 @@ class VLLMEngine(StreamingEngine):
             temperature=request.temperature,
             max_tokens=request.max_new_tokens,
             logprobs=0 if request.logprobs else None,
+            flat_logprobs=True,  # without a dictionary for each token, for the collector to visit
             output_kind=RequestOutputKind.DELTA,
             detokenize=False,  # done once, at the end
         )
@@ -339,8 +341,7 @@ def _take(said: Any, tokens: list[int], draft: Draft) -> None:
     """Add what has just been said, without the token that ends an answer."""
     new = list(said.token_ids)
     if said.logprobs is not None:
-        pairs = zip(said.logprobs, new, strict=True)
-        draft.logprobs += [options[token].logprob for options, token in pairs]
+        draft.logprobs += said.logprobs.logprobs[: len(new)]
     if said.finish_reason == "stop" and new:
         new.pop()
     tokens += new

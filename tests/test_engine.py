@@ -285,11 +285,15 @@ def table(rows: int) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("period", [1, 2, 7, 24, 60])
+@pytest.mark.parametrize("period", [1, 2, 7, 24, 60, 100])
 def test_an_exact_loop_is_found_and_cut_after_its_first_round(period: int) -> None:
     before, phrase = list(range(1000, 1200)), list(range(period))
     said = before + phrase * (400 // period + 1)
     assert find_loop(said) == len(before) + period
+    rounds = max(4, -(-64 // period))
+    assert find_loop(before + phrase * rounds) == (None if period * rounds < 300 else 200 + period)
+    assert find_loop(before + phrase * rounds, 64) == len(before) + period
+    assert find_loop(before + phrase * (rounds - 1), 64) is None
 
 
 def test_a_loop_with_a_counter_is_found() -> None:

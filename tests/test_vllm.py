@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.util
 import json
 import os
@@ -184,7 +185,12 @@ def test_it_reads_a_page_and_says_how_sure_it_is(loader: VLMLoader) -> None:
     assert (sure.finish_reason, sure.prompt_tokens) == ("stop", 92)
     assert sure.mean_logprob is not None
     assert sure.min_logprob is not None
-    assert -1 < sure.min_logprob <= sure.mean_logprob <= 0
+    assert -1 < sure.min_logprob < sure.mean_logprob < 0
+    with create_vlm_loader("qwen25vl", config(framework="transformers", options={})) as other:
+        (same,) = read(other, Request((page(LINES),), PROMPT, 200, logprobs=True))
+    assert sure.text == same.text
+    assert sure.mean_logprob == pytest.approx(same.mean_logprob, abs=1e-3)
+    assert sure.min_logprob == pytest.approx(same.min_logprob, abs=1e-3)
     (plain,) = read(loader, Request((page(LINES),), PROMPT, 5))
     assert (plain.finish_reason, plain.completion_tokens) == ("length", 5)
     assert plain.mean_logprob is None
@@ -306,10 +312,12 @@ def test_close_ends_what_runs_frees_and_loads_again() -> None:
     loader.load()
     children = {child.pid for child in psutil.Process().children(recursive=True)}
     engine = loader.engine
+    assert gc.get_freeze_count() > 100_000  # what no collection needs to go through
     running = engine.submit(Request((page(LINES * 8),), PROMPT, 1500))
     while not running.running():
         time.sleep(0.01)
     loader.unload()
+    assert gc.get_freeze_count() == 0
     loader.unload()
     assert isinstance(running.exception(SECONDS), EngineError)
     with pytest.raises(EngineError, match="the engine is closed"):
