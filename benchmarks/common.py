@@ -80,8 +80,8 @@ def make_pdfs(folder: Path, count: int, pages: int, seed: int = 0, lines: int = 
 
 def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -> Any:
     """The flow `ingest` without Prefect: the same functions in the same order; the `Balance`."""
+    from pagemill.config import load_settings
     from pagemill.errors import Unbalanced
-    from pagemill.settings import load_settings
     from tasks.job import open_job
     from tasks.process import process_shard
     from tasks.reconcile import Work, reconcile

@@ -198,8 +198,8 @@ def read_all(corpus: Path) -> Iterator[Page]:
 
 def read_document(file: Path) -> list[Page]:
     """Tesseract's text of a document, page by page."""
+    from pagemill.config import load_settings
     from pagemill.document import PageImage
-    from pagemill.settings import load_settings
     from tasks.render import render
 
     large = {"render.max_dpi": DPI, "render.max_pixels": 100_000_000, "render.multiple_of": 1}

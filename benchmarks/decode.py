@@ -82,7 +82,7 @@ def main(
     Takes 6 minutes on 2 cores. Needs transformers.
     """
     from loaders.resident import resident
-    from pagemill.settings import load_settings
+    from pagemill.config import load_settings
 
     settings = load_settings(config)
     engine: Any = resident(settings.model)

@@ -112,7 +112,7 @@ def make_bench(
     **asked: Any,
 ) -> Bench:
     """The benchmark that the options ask for."""
-    from pagemill.settings import parse_overrides
+    from pagemill.config import parse_overrides
 
     reader = Reader(**asked)
     text = {"prompt": TEXT, "max_new_tokens": reader.tokens, "temperature": reader.temperature}
@@ -165,7 +165,7 @@ class Bench:
     @cached_property
     def settings(self) -> Settings:
         """As the flow will make them of config and overrides."""
-        from pagemill.settings import load_settings
+        from pagemill.config import load_settings
 
         return load_settings(self.config, self.overrides)
 

@@ -22,8 +22,8 @@ import psutil
 import pyarrow.parquet as pq
 
 from benchmarks.common import make_pdf, pagemill, quick_leases, run_plainly
+from pagemill.config import load_settings
 from pagemill.errors import ERRORS, ErrorKind
-from pagemill.settings import load_settings
 from pagemill.storage import Storage
 from tasks.check import check_ledger, check_source
 from tasks.job import open_job

@@ -37,7 +37,7 @@ from benchmarks.killing import (
     make_documents,
     problems,
 )
-from pagemill.settings import load_settings
+from pagemill.config import load_settings
 from pagemill.storage import Storage
 from tests.seaweed import serving
 

@@ -86,7 +86,7 @@ def measure_ratio(
     """Pages/s of both sides, interleaved."""
     from flows.prefect_api import prefect_api
     from loaders.resident import resident
-    from pagemill.settings import load_settings
+    from pagemill.config import load_settings
 
     settings = load_settings(config)
     source = folder / "ratio"

@@ -104,7 +104,7 @@ class Listing:
 
 def measure(out: str, documents: int, new: float) -> dict[str, Any]:
     """Plan, and draw up a balance sheet, in this process."""
-    from pagemill.settings import load_settings
+    from pagemill.config import load_settings
     from tasks import plan as planning
     from tasks.job import Job
     from tasks.reconcile import audit
@@ -219,8 +219,8 @@ def _fill(s3: Any, documents: int) -> tuple[str, str]:
     """A bucket of so many small objects, and an output that holds rows of each."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from pagemill.config import load_settings
     from pagemill.ledger import DocumentRows, Ledger
-    from pagemill.settings import load_settings
     from pagemill.storage import Storage
     from tasks.discover import discover
     from tasks.job import open_job

@@ -22,9 +22,10 @@ from benchmarks.gpu_read import read_all as read_files
 from benchmarks.gpu_read import report, rows_of, write
 from loaders.resident import engine_for
 from pagemill import answers
+from pagemill.config import load_settings, parse_overrides
 from pagemill.document import PageImage
 from pagemill.errors import ErrorKind
-from pagemill.settings import Settings, load_settings, parse_overrides
+from pagemill.settings import Settings
 from tasks.render import render
 
 Row = dict[str, Any]

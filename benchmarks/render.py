@@ -17,8 +17,9 @@ import pypdfium2
 
 from benchmarks import options
 from benchmarks.common import emit, make_pdf, print_table
+from pagemill.config import load_settings
 from pagemill.document import PageImage
-from pagemill.settings import Settings, load_settings
+from pagemill.settings import Settings
 from tasks.drawers import Drawn, Job, Pdfium
 from tasks.fork_server import server_pid
 from tasks.images import is_blank, target_size

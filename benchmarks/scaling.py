@@ -60,7 +60,7 @@ def main(
 
     Takes 5 minutes on 2 GPUs, 10 without. Needs vLLM and a GPU for each worker, or the stand-in.
     """
-    from pagemill.settings import load_settings, parse_overrides
+    from pagemill.config import load_settings, parse_overrides
 
     end_on_sigterm()
     overrides = {"work.runner": "process", **parse_overrides(chosen)}

@@ -19,8 +19,9 @@ import click
 
 from benchmarks import options
 from benchmarks.common import ECHO, emit, make_pdfs, print_table, run_plainly
+from pagemill.config import load_settings
 from pagemill.document import Failure
-from pagemill.settings import Settings, load_settings
+from pagemill.settings import Settings
 from pagemill.storage import Storage
 from pagemill.urls import filesystem
 from tasks.discover import discover

@@ -79,7 +79,7 @@ def run(source: str, out: str, config: str, overrides: tuple[str, ...], as_json:
       --set select.not_made_by=RECIPE           only what that recipe of OUT does not hold
       --set 'select.redo.status=["partial"]'    also read such pages again
     """
-    from pagemill.settings import parse_overrides
+    from pagemill.config import parse_overrides
 
     return run_flow(source, out, config, parse_overrides(overrides), as_json)
 

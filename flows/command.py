@@ -57,7 +57,7 @@ def options(command: Callable[..., int]) -> Callable[..., int]:
 
 def settings(config: str, overrides: tuple[str, ...]) -> Settings:
     """The settings that the options ask for."""
-    from pagemill.settings import load_settings, parse_overrides
+    from pagemill.config import load_settings, parse_overrides
 
     return load_settings(config, parse_overrides(overrides))
 
@@ -78,7 +78,7 @@ def run_flow(
 ) -> int:
     """Run a flow, `retry_failed` where there is no source, and print its balance; the exit code."""
     from flows.prefect_api import prefect_api, quiet
-    from pagemill.settings import load_settings
+    from pagemill.config import load_settings
     from pagemill.storage import Storage
 
     # A mistake is told before anything is started.

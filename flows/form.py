@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
+from pagemill.config import CONFIGS, load_settings
 from pagemill.errors import UsageError
-from pagemill.settings import CONFIGS, Runner, Settings, load_settings
+from pagemill.settings import Runner, Settings
 
 AS_CONFIGURED = "as configured"
 

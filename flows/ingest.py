@@ -25,8 +25,9 @@ from flows.interrupt import spare_locks
 from flows.prefect_api import wait_until_recorded
 from flows.shards import process_shards
 from flows.story import publish, publish_estimate
+from pagemill.config import DEFAULT_CONFIG
 from pagemill.errors import ErrorKind, PagemillError, Stopped, Unbalanced
-from pagemill.settings import DEFAULT_CONFIG, Select, Settings
+from pagemill.settings import Select, Settings
 from tasks.estimate import estimate
 from tasks.job import open_job
 from tasks.plan import plan_job

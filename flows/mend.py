@@ -62,7 +62,7 @@ def retry(
     whole; one that cannot be read any more keeps its rows. With SOURCE, only what it lists. The
     config must be the one of the recipe: `pagemill status OUT` names it.
     """
-    from pagemill.settings import load_settings, parse_overrides
+    from pagemill.config import load_settings, parse_overrides
 
     asked: dict[str, Any] = {
         "status": list(status),

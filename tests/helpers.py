@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 from reportlab.lib.pagesizes import A6
 from reportlab.pdfgen.canvas import Canvas
 
-from pagemill.settings import Settings, load_settings
+from pagemill.config import load_settings
+from pagemill.settings import Settings
 from tasks.job import open_job
 from tasks.plan import Plan, plan_job
 from tasks.process import process_shard

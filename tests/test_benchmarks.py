@@ -80,7 +80,7 @@ def test_what_was_measured_is_told_when_time_is_up() -> None:
 
 def test_no_two_pages_look_the_same(tmp_path: Path) -> None:
     from benchmarks.pages import draw_all
-    from pagemill.settings import load_settings
+    from pagemill.config import load_settings
 
     folder = write_documents(tmp_path / "pages", 30, SAMPLES)
     images = draw_all(folder, load_settings("local", {"render.max_pixels": 401_408}), threads=1)

@@ -11,7 +11,7 @@ from conftest import settings_for
 from test_openai import Chat
 
 from flows.doctor import BROKEN, MISSING, OK, OPTIONAL, Finding, examine
-from pagemill.settings import PROJECT
+from pagemill.config import PROJECT
 
 MODEL = str(PROJECT / "models" / "pagereader-19m")
 

@@ -26,8 +26,9 @@ from loaders.vlm_loader import (
     QuantizationType,
     VLMConfig,
 )
+from pagemill.config import PROJECT
 from pagemill.errors import EngineError, ErrorKind, UsageError
-from pagemill.settings import PROJECT, Model
+from pagemill.settings import Model
 
 PAGE, CAPTION = 1500, 128
 SECONDS = 300

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from loaders.fast_vision import FastVisionModel
 from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig, create_vlm_loader
-from pagemill.settings import load_settings
+from pagemill.config import load_settings
 from tests.helpers import run, table, write_config
 
 torch = pytest.importorskip("torch")

@@ -23,7 +23,7 @@ from benchmarks.killing import (
     make_documents,
     mark,
 )
-from pagemill.settings import load_settings
+from pagemill.config import load_settings
 from tasks.check import check_ledger, check_source
 from tasks.job import open_job
 

@@ -26,8 +26,9 @@ from loaders.loops import find_loop_in_text
 from loaders.openai_engine import OpenAIEngine
 from loaders.resident import engine_for
 from loaders.server import _answers, free_port
+from pagemill.config import load_settings
 from pagemill.errors import EngineError, ErrorKind
-from pagemill.settings import Model, load_settings
+from pagemill.settings import Model
 from tests.seaweed import die_with_parent
 
 SECONDS = 300

@@ -16,8 +16,9 @@ from helpers import make_pdf
 from prefect_site import PROJECT, Site, site, wait_for
 from seaweed import ADMIN, S3Server
 
+from pagemill.config import CONFIGS, load_settings
 from pagemill.ledger import Ledger
-from pagemill.settings import CONFIGS, Runner, StorageOptions, WhenBusy, load_settings
+from pagemill.settings import Runner, StorageOptions, WhenBusy
 from pagemill.storage import Storage
 from tasks.check import check_ledger
 from tasks.job import open_job

@@ -15,9 +15,10 @@ from helpers import echo_settings, make_pdf, run
 
 from benchmarks.summary import headlines, read_results
 from loaders.support import support_table
+from pagemill.config import CONFIGS, load_settings
 from pagemill.errors import ERRORS, EXIT_CODES
 from pagemill.schema import AFTER_OUTPUTS, BEFORE_OUTPUTS, PER_OUTPUT, STATUS_MEANING, row_schema
-from pagemill.settings import CONFIGS, Limits, Settings, load_settings
+from pagemill.settings import Limits, Settings
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = PROJECT / "README.md"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pagemill.config import CONFIGS, PROJECT, load_settings, parse_overrides
 from pagemill.errors import UsageError
-from pagemill.settings import CONFIGS, PROJECT, Settings, load_settings, parse_overrides
+from pagemill.settings import Settings
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
 

@@ -15,9 +15,10 @@ from loaders.batching import Job
 from loaders.echo import EchoEngine
 from loaders.engine import Completion, Request
 from pagemill.answers import OTHER_SCRIPT, TURNED, turned
+from pagemill.config import load_settings
 from pagemill.document import PageImage
 from pagemill.errors import ErrorKind
-from pagemill.settings import Output, load_settings
+from pagemill.settings import Output
 from tasks.read import Answer, read_page
 
 PROJECT = Path(__file__).resolve().parents[1]
