@@ -348,14 +348,12 @@ def _flow(bench: Bench, source: str, out: str, storage: dict[str, Any]) -> dict[
 # -- visit: text and caption -----------------------------------------------------------------------
 
 
-def measure_visit(bench: Bench, pages: int = 128) -> None:
-    """Both outputs in one visit against one pass for each.
+def measure_visit(bench: Bench) -> None:
+    """Both outputs of all pages in one visit against one pass for each.
 
-    Of as many pages as the engine answers both for at once: with more, the ratio would be that of
-    the last round, in which a few long texts keep an engine that is otherwise empty.
+    Of a few batches of pages: of one, both sides would mostly wait for the last texts.
     """
-    engine = bench.engine
-    images = bench.images[: min(pages, max(1, engine.capacity // 2))]
+    engine, images = bench.engine, bench.images
     text = {TEXT: bench.settings.outputs["text"].max_new_tokens}
     caption = {CAPTION: CAPTION_TOKENS}
     laps = {}
