@@ -236,7 +236,7 @@ def test_an_image_is_seen_once_however_many_pages_wait(monkeypatch: pytest.Monke
         "max_model_len": 1024,
         "enforce_eager": True,
         "max_num_batched_tokens": 1024,  # two pages
-        "worker_extension_cls": "tests.counting_worker.CountingWorker",
+        "worker_extension_cls": "tests.probing_worker.ProbingWorker",
     }
     with create_vlm_loader("qwen25vl", config(options=options)) as loader:
         engine: Any = loader.engine
@@ -381,52 +381,26 @@ def test_quantized_it_still_reads(quantization: str) -> None:
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-@pytest.mark.parametrize("family", ["gemma3", "internvl3", "pixtral"])
-def test_a_quantized_family_answers(family: str, quantization: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["gemma3", "internvl3", "pixtral", "qwen25vl"])
+def test_a_quantized_family_answers_and_its_eyes_are_left_alone(
+    family: str, quantization: str, tmp_path: Path
+) -> None:
     from tests.tiny import build
 
+    options = {
+        "max_model_len": 1024,
+        "enforce_eager": True,
+        "worker_extension_cls": "tests.probing_worker.ProbingWorker",
+    }
     model = str(build(family, tmp_path / family, for_vllm=True))
-    options = {"max_model_len": 1024, "enforce_eager": True}
     changes = {"model_id": model, "quantization": quantization, "options": options}
     with create_vlm_loader(family, config(**changes)) as loader:
         (answer,) = read(loader, QUESTIONS[0])
+        engine: Any = loader.engine
+        ((eyes, language),) = engine._on_loop(engine._vllm.collective_rpc("quantized"))
     assert answer.completion_tokens > 0
-
-
-@pytest.mark.parametrize("family", ["gemma3", "internvl3", "pixtral", "qwen25vl"])
-def test_fp8_leaves_the_eyes_as_they_are(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vllm import LLM
-
-    from loaders.support import load_arguments
-    from tests.tiny import build
-
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    llm = LLM(
-        str(build(family, tmp_path / family, for_vllm=True)),
-        dtype="bfloat16",
-        max_model_len=1024,
-        enforce_eager=True,
-        **load_arguments(config(quantization="8bit"), "none"),
-    )
-    ((eyes, language),) = llm.apply_model(quantized)
-    llm.llm_engine.engine_core.shutdown()
     assert set(eyes.values()) == {False}
     assert set(language.values()) == {True}
-
-
-def quantized(model: Any) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Linear layers, and whether they are: those outside the language model, those inside."""
-    from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
-
-    layers = {
-        name: not isinstance(layer.quant_method, UnquantizedLinearMethod)
-        for name, layer in model.named_modules()
-        if isinstance(layer, LinearBase)
-    }
-    language = {n: layers[n] for n in layers if n.startswith("language_model.")}
-    return {n: layers[n] for n in layers if n not in language}, language
 
 
 def test_the_shipped_model_in_awq_reads(tmp_path: Path) -> None:
