@@ -445,10 +445,10 @@ def test_bitsandbytes_needs_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_over_its_memory_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loaders import vllm_engine
+    from loaders import vllm_config, vllm_engine
 
     monkeypatch.setattr(vllm_engine, "GIB", 1 << 20)
-    monkeypatch.setattr(vllm_engine, "_memory", lambda _: {})
+    monkeypatch.setattr(vllm_config, "_memory", lambda _: {})
     assert "above max_memory_gb: 1; raise it" in refusal(max_memory_gb=1)
 
 
