@@ -34,12 +34,15 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    cells = [[printable(cell)[:CELL] for cell in row] for row in rows]
+    cells = [[_cut(printable(cell)) for cell in row] for row in rows]
     for name, *column in zip(header, *cells, strict=True):
         # Names and numbers are shown whole; what documents say gets the room that is left.
-        width = max(map(len, [name, *column]))
-        least = width if width <= NARROW else None
-        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=least)
+        # A column that may not wrap is one that rich takes nothing from, down to its last letter.
+        table.add_column(name, no_wrap=max(map(len, [name, *column])) <= NARROW)
     for row in cells:  # Text, not str: a document's brackets are no markup
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= CELL else f"{cell[: CELL - 1]}…"
