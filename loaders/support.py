@@ -79,12 +79,17 @@ NOT_AT_LOAD = No(
 NO_SERVER_HERE = "not run; a server speaking its protocol stands in"
 ON_BOTH = "CPU, H200"
 BY_BNB = {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
+EYES = (
+    *("visual", "vision_tower", "vision_model", "vision_encoder"),
+    *("multi_modal_projector", "vision_language_adapter", "patch_merger", "mlp1"),
+)
+"""What vLLM's models call the eyes and the bridge, as a part of a layer's name: they stay as they
+are, as under transformers (`families.SKIP`)."""
 BY_FP8 = {
     "quantization": "fp8_per_channel",
-    # The eyes and the bridge stay as they are, as under transformers (`families.SKIP`). Otherwise
-    # vLLM 0.26 to 0.32 cannot load Qwen2.5-VL-7B on CUDA: its vision MLP is 3,420 wide, no multiple
-    # of 16 (vllm-project/vllm#47005).
-    "quantization_config": {"ignore": ["re:.*(vision|visual|projector)"]},
+    # Otherwise vLLM 0.26 to 0.32 could not even load Qwen2.5-VL-7B on CUDA: its vision MLP is 3,420
+    # wide, no multiple of 16 (vllm-project/vllm#47005).
+    "quantization_config": {"ignore": [rf"re:(.*\.)?({'|'.join(EYES)})\."]},
 }
 
 SUPPORT: dict[tuple[InferenceFramework, QuantizationType], Support] = {

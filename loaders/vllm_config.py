@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loaders.loops import CHECK_EVERY
-from loaders.support import load_arguments
+from loaders.support import EYES, load_arguments
 from loaders.vlm_loader import QuantizationType, VLMConfig
 
 GIB = 1 << 30
@@ -13,11 +13,6 @@ MEMORY_SHARE = 0.9
 """vLLM's own default of `gpu_memory_utilization`."""
 RENDERERS = 8
 """Threads that prepare images, a core each at most. Eight did 128 pages in 1.4 s."""
-EYES = (
-    *("visual", "vision_tower", "vision_model", "vision_encoder"),
-    *("multi_modal_projector", "vision_language_adapter", "mlp1"),
-)
-"""What its models call the eyes and the bridge, as a part of a layer's name."""
 
 
 def arguments_for(config: VLMConfig, own: str, mistral: bool) -> dict[str, Any]:
