@@ -47,6 +47,8 @@ class Outcome:
     faults: dict[str, int]
     outage: str
     given_up: int
+    left: int
+    """Staged pages that a listing of before hid from the run, for the next one to remove."""
     seconds: float
     amiss: list[str]
 
@@ -66,8 +68,8 @@ def main(runs: int, rate: float, engine: str, config: str, seed: int, append: bo
     also meets an outage: from some request on everything is refused (503, or 403 as if rights
     were withdrawn) until the run has given up. A run that gives up is started again, until it
     goes to its end. After each there must be no page with two rows; in the end one row a page,
-    the same as of a run that nobody disturbed, nothing committed read again, and
-    `pagemill check OUT --source SOURCE` must pass.
+    the same as of a run that nobody disturbed, nothing committed read again, no staged page left
+    by the next run, and `pagemill check OUT --source SOURCE` must pass.
 
     Runs follow each other in this process, without Prefect. Exit code 1 if anything was amiss.
 
@@ -156,13 +158,16 @@ class Task:
                     amiss += [f"double rows: {before.double}"] if before.double else []
             else:
                 done, amiss = self.look(out), [*amiss, f"given up {given_up} times"]
+        left = len(done.staged)
+        if left and not amiss:
+            done = self.finish(out, self.server.endpoint_url)
         done = replace(done, leases=set())  # one that could not be removed dies by itself
         amiss += faults(before, done, undisturbed, texts)
         through = self._through(self.server.endpoint_url)
         amiss += problems(self.source, out, self.config, through)
         counts = dict(proxy.faults)
         seconds = round(time.monotonic() - began, 1)
-        return Outcome(len(proxy.requests), counts, outage[0], given_up, seconds, amiss)
+        return Outcome(len(proxy.requests), counts, outage[0], given_up, left, seconds, amiss)
 
     def _through(self, endpoint_url: str | None) -> dict[str, Any]:
         return {**self.overrides, "storage.endpoint_url": endpoint_url}
@@ -192,6 +197,7 @@ def _sums(outcomes: list[Outcome]) -> dict[str, Any]:
         "faults": dict(kinds),
         "outages": sum(bool(outcome.outage) for outcome in outcomes),
         "given_up": sum(outcome.given_up for outcome in outcomes),
+        "left": sum(bool(outcome.left) for outcome in outcomes),
         "amiss": [asdict(outcome) for outcome in outcomes if outcome.amiss],
     }
 
@@ -200,11 +206,11 @@ def _show(outcomes: list[Outcome]) -> None:
     sums = _sums(outcomes)
     print()
     print_table(
-        ("runs", "requests", "faults", "outages", "given up and run again", "amiss"),
+        ("runs", "requests", "faults", "outages", "given up and run again", "pages left", "amiss"),
         [
             (
                 *(len(outcomes), sums["requests"], sum(sums["faults"].values()), sums["outages"]),
-                *(sums["given_up"], sum(bool(outcome.amiss) for outcome in outcomes)),
+                *(sums["given_up"], sums["left"], len(sums["amiss"])),
             )
         ],
     )

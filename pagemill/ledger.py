@@ -78,6 +78,7 @@ class Ledger:
         self.folder = f"recipe={recipe}"
         self.schema = row_schema(outputs)
         self._lock = threading.RLock()
+        self._staged: dict[str, set[str]] = {}  # paths by document, which a listing may not show
 
     @cached_property
     def index(self) -> Index:
@@ -205,9 +206,8 @@ class Ledger:
     def stage(self, sha256: str, first: int, last: int, rows: list[Row]) -> None:
         """Keep pages `first` to `last` of a long document until all of it is there."""
         path = f"{self.folder}/staging/{sha256}/{first:06}-{last:06}.parquet"
-        with contextlib.suppress(
-            AlreadyExists
-        ):  # another run staged the same pages of the same bytes
+        self._staged.setdefault(sha256, set()).add(path)
+        with contextlib.suppress(AlreadyExists):  # by another run: the same pages, the same bytes
             self.storage.create(path, encode(self._table(rows)))
 
     def staged(self, sha256: str) -> dict[int, Row]:
@@ -228,8 +228,9 @@ class Ledger:
 
     def unstage(self, sha256: str) -> None:
         """Forget the staged pages of a document, which is committed now."""
-        for entry in self.storage.list(f"{self.folder}/staging/{sha256}"):
-            self.storage.delete(entry.path)
+        listed = {entry.path for entry in self.storage.list(f"{self.folder}/staging/{sha256}")}
+        for path in sorted(listed | self._staged.pop(sha256, set())):
+            self.storage.delete(path)
 
     def tidy(self, deciders: Mapping[str, str]) -> None:
         """Remove what killed runs left behind: temporary files, staged pages committed since."""

@@ -214,6 +214,17 @@ def test_staged_pages_are_found_again_and_forgotten(opened: Callable[[], Ledger]
     assert opened().staged("abc") == {}
 
 
+def test_what_was_staged_is_forgotten_also_when_a_listing_lags(
+    opened: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = opened()
+    before = ledger.staged_ranges()
+    ledger.stage("abc", 1, 2, [row("a", 1, 3), row("a", 2, 3)])
+    monkeypatch.setattr(ledger.storage, "list", lambda _: before)
+    ledger.unstage("abc")
+    assert opened().staged_ranges() == []
+
+
 def test_missing_and_double_pages_are_problems(opened: Callable[[], Ledger]) -> None:
     ledger = opened()
     ledger.commit([DocumentRows("a", [row("a", 1, 3), row("a", 3, 3)])])
