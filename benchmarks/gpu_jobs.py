@@ -16,7 +16,7 @@ from benchmarks.pages import write_documents
 from benchmarks.watching import Watch
 
 if TYPE_CHECKING:
-    from benchmarks.gpu import Bench
+    from benchmarks.gpu_bench import Bench
 
 FEW = 500
 TOKENS = 8

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from loaders.checkpoint import (
-    declared_quantization,
-    is_folder,
-    is_mistral_form,
-    read_config,
-    scheme_name,
-)
-from pagemill.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from pagemill.settings import Model
@@ -108,30 +98,3 @@ def takes_time_to_load(model: Model) -> bool:
 def needs_gpu(model: Model) -> bool:
     """Whether an engine of this model takes a GPU of the host it runs on."""
     return takes_time_to_load(model) and model.device.startswith("cuda")
-
-
-def quantization_name(model: Model) -> str:
-    """The scheme's real name, for the recipe: ``bnb-nf4``, ``awq``, ``fp8``, ``none`` …
-
-    An endpoint is taken at its word: ``none``, or what `model.quantization` says it serves.
-
-    Raises
-    ------
-    UsageError
-        The model's folder does not exist.
-    EngineError
-        The config of a hub model cannot be had.
-    """
-    from loaders.support import scheme_of  # it imports this module
-
-    if model.framework in ("echo", "openai"):
-        return model.quantization
-    if is_folder(model.id) and not Path(model.id).expanduser().is_dir():
-        raise UsageError(f"model.id: {model.id}: no such folder")
-    if model.framework == "vllm" and is_mistral_form(model.id, model.options):
-        return scheme_of(model.framework, model.quantization, "none")
-    try:
-        own = scheme_name(declared_quantization(read_config(model.id, model.revision)))
-    except RuntimeError as error:
-        raise EngineError(str(error)) from error
-    return scheme_of(model.framework, model.quantization, own)

@@ -14,7 +14,7 @@ import time
 from loaders.echo import EchoEngine, EchoOptions
 from loaders.engine import Engine
 from loaders.errors import LoadError, one_line
-from loaders.families import quantization_name
+from loaders.support import quantization_name
 from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig, create_vlm_loader
 from pagemill.errors import EngineError, UsageError
 from pagemill.settings import Model

@@ -11,11 +11,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from loaders.checkpoint import (
+    declared_quantization,
+    is_folder,
+    is_mistral_form,
+    read_config,
+    scheme_name,
+)
 from loaders.errors import LoadError
 from loaders.families import FAMILIES, Family
 from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig
+from pagemill.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from pagemill.settings import Model
 
 SGLANG = InferenceFramework.SGLANG
 VLLM = InferenceFramework.VLLM
@@ -250,6 +262,31 @@ def scheme_of(framework: str, quantization: str, own: str) -> str:
         return own
     support = SUPPORT[InferenceFramework(framework), QuantizationType(quantization)]
     return support.scheme or ("none" if quantization == NONE else quantization)
+
+
+def quantization_name(model: Model) -> str:
+    """The scheme's real name, for the recipe: ``bnb-nf4``, ``awq``, ``fp8``, ``none`` …
+
+    An endpoint is taken at its word: ``none``, or what `model.quantization` says it serves.
+
+    Raises
+    ------
+    UsageError
+        The model's folder does not exist.
+    EngineError
+        The config of a hub model cannot be had.
+    """
+    if model.framework in ("echo", "openai"):
+        return model.quantization
+    if is_folder(model.id) and not Path(model.id).expanduser().is_dir():
+        raise UsageError(f"model.id: {model.id}: no such folder")
+    if model.framework == "vllm" and is_mistral_form(model.id, model.options):
+        return scheme_of(model.framework, model.quantization, "none")
+    try:
+        own = scheme_name(declared_quantization(read_config(model.id, model.revision)))
+    except RuntimeError as error:
+        raise EngineError(str(error)) from error
+    return scheme_of(model.framework, model.quantization, own)
 
 
 def load_arguments(config: VLMConfig, own: str) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from typing import cast
 
 from loaders.families import needs_gpu
 from pagemill.errors import EngineError, PagemillError, UsageError, WorkerLost
-from tasks.crew import STOP_SECONDS
 from tasks.gauges import Report
+from tasks.hand import STOP_SECONDS
 from tasks.job import Job
 from tasks.plan import Shard
 from tasks.process import process_shard
@@ -134,7 +134,7 @@ def _open_lock(gpu: str) -> int:
 
 
 class Child:
-    """A worker in a process of its own; see `tasks.crew.Hand`.
+    """A worker in a process of its own; see `tasks.hand.Hand`.
 
     Raises
     ------

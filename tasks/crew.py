@@ -20,15 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
-from loaders.families import takes_time_to_load
 from pagemill.errors import EngineError, PagemillError, Stopped, UsageError, WorkerLost
 from pagemill.ledger import Ledger
 from tasks.gauges import Report, together
+from tasks.hand import Hand, LocalHand, MakeHand
 from tasks.job import Job
 from tasks.plan import Shard
-from tasks.process import process_shard
 from tasks.receipt import Receipt
 from tasks.worker import Worker, slots
 
@@ -36,60 +34,6 @@ log = logging.getLogger("pagemill.crew")
 
 TRIES = 3
 """Workers that may die over one shard before it is given up."""
-STOP_SECONDS = 10.0
-"""For a worker to hear that it is to stop; one that hangs is killed, or the run would hang."""
-
-
-class Hand(Protocol):
-    """A worker, wherever it is. `process` is called by several threads at once.
-
-    Its engine is loaded while it works already; `loaded` says whether it ever was.
-    """
-
-    loaded: bool
-
-    def process(self, shard: Shard) -> Receipt:
-        """As `tasks.process.process_shard`; raises `WorkerLost` when the worker has died."""
-        ...
-
-    def report(self) -> Report:
-        """What it has done so far. Raises `WorkerLost`."""
-        ...
-
-    def stop(self) -> None:
-        """Ask it to stop what it is doing; one that does not hear is killed."""
-        ...
-
-    def close(self) -> None:
-        """Let it go, and its engine with it where that is not this process's."""
-        ...
-
-
-MakeHand = Callable[[int | None], Hand]
-"""Starts a worker that will read about so many pages."""
-
-
-class LocalHand:
-    """The worker in this process. Its engine stays resident when the run is over."""
-
-    loaded = True  # it does not die before the run does
-
-    def __init__(self, worker: Worker, pages: int | None) -> None:
-        self.worker = worker
-        if takes_time_to_load(worker.job.settings.model):
-            self.worker.warm_up(pages)
-
-    def process(self, shard: Shard) -> Receipt:
-        return process_shard(self.worker, shard)
-
-    def report(self) -> Report:
-        return self.worker.report()
-
-    def stop(self) -> None:
-        self.worker.stop.set()
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from loaders.families import quantization_name
+from loaders.support import quantization_name
 from pagemill.errors import UsageError
 from pagemill.ledger import Ledger
 from pagemill.recipe import Recipe, make_recipe

@@ -19,8 +19,8 @@ from typing import Any
 
 from loaders.families import needs_gpu
 from pagemill.errors import OrchestratorError, PagemillError, UsageError, WorkerLost
-from tasks.crew import STOP_SECONDS
 from tasks.gauges import Report
+from tasks.hand import STOP_SECONDS
 from tasks.job import Job
 from tasks.plan import Shard
 from tasks.process import process_shard
@@ -107,7 +107,7 @@ def _room(ray: Any, gpus: int) -> int:
 
 
 class Actor:
-    """A worker on the cluster; see `tasks.crew.Hand`."""
+    """A worker on the cluster; see `tasks.hand.Hand`."""
 
     def __init__(self, ray: Any, job: Job, name: str, gpus: int, pages: int | None) -> None:
         self._ray, self.name = ray, name

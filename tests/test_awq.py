@@ -16,7 +16,7 @@ from test_families import config as family_config
 from test_loaders import LINES, MODEL, PROMPT, config, flat, page
 
 from loaders.engine import Completion, Request
-from loaders.families import quantization_name
+from loaders.support import quantization_name
 from loaders.torchvision_repair import repair_torchvision
 from loaders.vlm_loader import create_vlm_loader
 from pagemill.settings import Model

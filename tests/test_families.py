@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from loaders.engine import Completion, Request
-from loaders.families import quantization_name
+from loaders.support import quantization_name
 from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig, VLMLoader
 from loaders.vlm_loader import create_vlm_loader as create
 from pagemill.settings import Model

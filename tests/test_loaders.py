@@ -17,8 +17,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from loaders.engine import Completion, Request, RequestError
-from loaders.families import quantization_name
 from loaders.pictures import for_model
+from loaders.support import quantization_name
 from loaders.vlm_loader import (
     Gemma3Loader,
     InferenceFramework,

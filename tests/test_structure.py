@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,24 +15,39 @@ LAYERS = ["pagemill", "loaders", "tasks", "flows"]
 HEAVY = ["torch", "transformers", "vllm", "prefect", "pyarrow", "PIL", "numpy", "s3fs"]
 
 
-def _imports(path: Path) -> set[str]:
+def _modules(path: Path) -> set[str]:
+    """What a file imports, in functions and for type checkers too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: write absolute imports"
-            found.add(node.module or "")
-    return {name.split(".")[0] for name in found}
+            assert node.level == 0 and node.module, f"{path}: write absolute imports"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in _modules(path)}
+
+
+def _files(folder: str) -> list[Path]:
+    files = sorted((PROJECT / folder).glob("*.py"))
+    assert files
+    return files
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_imports_point_one_way(layer: str) -> None:
     above = set(LAYERS[LAYERS.index(layer) + 1 :])
-    files = sorted((PROJECT / layer).glob("*.py"))
-    assert files
-    upward = {f.name: _imports(f) & above for f in files if _imports(f) & above}
+    upward = {f.name: _imports(f) & above for f in _files(layer) if _imports(f) & above}
     assert upward == {}
+
+
+def test_no_imports_in_circles() -> None:
+    files = [file for part in (*LAYERS, "training", "benchmarks") for file in _files(part)]
+    imports = {f"{file.parent.name}.{file.stem}": _modules(file) for file in files}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
 def _loaded_after(statement: str) -> list[str]:

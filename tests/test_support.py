@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from loaders.errors import LoadError
-from loaders.families import FAMILIES, quantization_name
-from loaders.support import SUPPORT, refuse_pair, scheme_of, support_table
+from loaders.families import FAMILIES
+from loaders.support import SUPPORT, quantization_name, refuse_pair, scheme_of, support_table
 from loaders.vlm_loader import FRAMEWORKS, InferenceFramework, QuantizationType, VLMConfig
 from pagemill.settings import Model
 

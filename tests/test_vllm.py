@@ -518,8 +518,8 @@ def consolidated(folder: Path) -> str:
 
 
 def test_pixtral_in_mistrals_own_format_is_a_model_of_the_pipeline(tmp_path: Path) -> None:
-    from loaders.families import quantization_name
     from loaders.resident import engine_for
+    from loaders.support import quantization_name
     from pagemill.recipe import model_identity
     from pagemill.settings import Model
 

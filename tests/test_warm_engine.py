@@ -24,7 +24,8 @@ from loaders.echo import EchoEngine, EchoOptions
 from loaders.engine import Completion, Request
 from loaders.resident import release
 from pagemill.errors import EngineError, Stopped
-from tasks.crew import LocalHand, muster
+from tasks.crew import muster
+from tasks.hand import LocalHand
 from tasks.process import process_shard
 from tasks.warm_engine import WarmEngine
 from tasks.worker import AHEAD, Worker
