@@ -21,7 +21,8 @@ from benchmarks.load import Load
 from benchmarks.pages import write_documents
 from tasks.crew import Crew, muster
 from tasks.job import open_job
-from tasks.plan import Shard, plan_job
+from tasks.plan import plan_job
+from tasks.shard import Shard
 from tasks.worker import Worker
 
 TELL_SECONDS = 10.0

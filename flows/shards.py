@@ -21,10 +21,11 @@ from prefect.utilities.annotations import quote
 from flows import progress
 from flows.story import Story
 from tasks.crew import Crew, muster
-from tasks.plan import Plan, Shard
+from tasks.plan import Plan
 from tasks.receipt import Receipt
 from tasks.reconcile import Work
 from tasks.report import pages_line
+from tasks.shard import Shard
 from tasks.worker import Worker
 
 AHEAD = 2

@@ -26,8 +26,8 @@ from pagemill.ledger import Ledger
 from tasks.gauges import Report, together
 from tasks.hand import Hand, LocalHand, MakeHand
 from tasks.job import Job
-from tasks.plan import Shard
 from tasks.receipt import Receipt
+from tasks.shard import Shard
 from tasks.worker import Worker, slots
 
 log = logging.getLogger("pagemill.crew")

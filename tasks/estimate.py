@@ -10,9 +10,10 @@ from pagemill.document import Failure
 from pagemill.ledger import Ledger
 from pagemill.settings import Settings
 from tasks.fetch import fetch
-from tasks.plan import Item, Plan
+from tasks.plan import Plan
 from tasks.reconcile import price
 from tasks.render import Opened, render
+from tasks.shard import Item
 
 PROBED = 200
 """Documents opened to count pages; the others are taken to be like them."""

@@ -26,8 +26,6 @@ from tasks.render import renderer_identity
 from tasks.selection import Selection
 from tasks.shard import Group, Item, Reason, Shard, Shards, cut, source_object, to_number
 
-__all__ = ["Item", "Plan", "Reason", "Shard", "deciders", "plan_job"]
-
 PAGE_BYTES = 50_000
 """Of a PDF, for a first guess at its pages; text takes less, scans take more."""
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".jp2", ".heic", ".heif", ".avif")

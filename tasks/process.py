@@ -9,39 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from dataclasses import replace
 from typing import TypeVar
 
 from pagemill.document import Failure, PageFailure, PageImage, SourceObject
-from pagemill.errors import EngineError, ErrorKind
+from pagemill.errors import ErrorKind
 from pagemill.ledger import DocumentRows
 from pagemill.parts import Row
 from pagemill.printable import printable
-from pagemill.schema import Status
 from tasks.fetch import Fetched, fetch
-from tasks.plan import Item, Reason, Shard
+from tasks.foreign import FOREIGN, failed_or_skipped
+from tasks.open_document import OpenDocument, pages_to_draw, staged_rows
 from tasks.read import Answer, read_page
 from tasks.receipt import Receipt
 from tasks.render import Opened, render
-from tasks.rows import RowMaker, beyond_limit, out_of_range
+from tasks.rows import RowMaker
+from tasks.shard import Item, Reason, Shard
 from tasks.trust import Trust
 from tasks.window import Answers, Window
 from tasks.worker import Worker
+from tasks.write import Writer
 
 FETCH_AHEAD = 4
 """Documents fetched while the ones before them are drawn."""
-
-DOCUMENT_SUFFIXES = (
-    *(".pdf", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".jp2", ".j2k"),
-    *(".avif", ".heic", ".heif", ".jfif", ".pbm", ".pgm", ".ppm", ".pnm"),
-)
-"""Names that promise a document. What else is not one was not meant to be: `skipped`."""
-FOREIGN = (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED)
 
 log = logging.getLogger("pagemill.process")
 T = TypeVar("T")
@@ -65,36 +58,14 @@ def process_shard(worker: Worker, shard: Shard) -> Receipt:
     return _ShardRun(worker, shard).run()
 
 
-@dataclass
-class _Document:
-    """A document whose pages are being read."""
-
-    item: Item
-    maker: RowMaker
-    page_count: int
-    rows: dict[int, Row] = field(default_factory=dict)
-    staged: set[int] = field(default_factory=set)
-    trust: Trust | None = None
-    reading: set[int] = field(default_factory=set)
-    drawn: bool = False
-
-    def result(self) -> DocumentRows:
-        rows = [self.rows[number] for number in sorted(self.rows)]
-        return DocumentRows(self.item.source.uri, rows, self.item.seen, self.item.pages)
-
-
 class _ShardRun:
     def __init__(self, worker: Worker, shard: Shard) -> None:
         self.worker = worker
         self.shard = shard
         self.settings = worker.job.settings
         self.window = Window(worker)
-        self.began, self.fed_before = time.monotonic(), worker.fed()
-        self.complete: list[DocumentRows] = []
-        self.claims: dict[str, str] = {}
+        self.writer = Writer(worker, shard)
         self.waiting: list[tuple[Item, RowMaker, Future[list[Row]]]] = []
-        self.totals: Counter[str] = Counter()
-        self.pages: Counter[str] = Counter()
 
     def run(self) -> Receipt:
         try:
@@ -102,10 +73,12 @@ class _ShardRun:
             self.window.wait_until(self.window.is_empty)
             self._take_copies()
         except BaseException as error:
-            self._give_up(error)
+            with contextlib.suppress(Exception):  # an engine that is broken may not like it
+                self.window.abort()
+            self.writer.give_up(error)
             raise
-        self._commit()
-        return self._receipt()
+        self.writer.commit()
+        return self.writer.receipt()
 
     def _draw(self) -> None:
         try:
@@ -155,20 +128,18 @@ class _ShardRun:
         if rows and all(row["document_sha256"] == sha256 for row in rows):
             self._complete_copy(item, maker, rows)
             return True
-        claim = "\0".join((sha256, *passwords))
-        twin = self.worker.claim(claim)
+        twin = self.writer.claim(item.source.uri, "\0".join((sha256, *passwords)))
         if twin is not None:
             self.waiting.append((item, maker, twin))
-            return True
-        self.claims[item.source.uri] = claim
-        return False
+        return twin is not None
 
     def _read(self, item: Item, maker: RowMaker, fetched: Fetched) -> None:
-        staged = self._staged(maker, item)
+        ledger = self.worker.ledger
+        staged = staged_rows(ledger, maker, item)
         pages = render(
             fetched.file,
             self.settings,
-            only=self._pages(item),
+            only=pages_to_draw(item, self.settings),
             skip=staged,
             passwords=self.worker.passwords.of(item.source.uri),
             stop=self.worker.stop,
@@ -179,68 +150,30 @@ class _ShardRun:
                 self._fail(item, maker, opened)
                 return
             assert isinstance(opened, Opened)
-            trust = Trust(self.settings) if "text" in self.settings.outputs else None
-            document = _Document(item, maker, opened.page_count, dict(staged), set(staged), trust)
-            self._skip_unwanted(document)
+            trust = Trust(self.settings)
+            count, rows = opened.page_count, dict(staged)
+            document = OpenDocument(item, maker, count, ledger, self.settings, rows, trust)
+            self._add_rows(document, document.unwanted())
             for page in pages:
                 assert isinstance(page, PageImage | PageFailure)
                 self._read_page(document, page)
                 self.window.settle()
-                if trust and trust.is_waiting:
+                if trust.is_waiting:
                     self.window.wait_until(lambda: not trust.is_waiting)
                 if self.window.over:
-                    self._leave_unread(document, self.window.over)
+                    self._add_rows(document, document.unread(self.window.over))
                     break
         document.drawn = True
         self._complete_if_whole(document)
-
-    def _pages(self, item: Item) -> Collection[int] | None:
-        """The pages to draw, where that is not all of them."""
-        if item.pages is None and self.settings.select.pages:
-            return self.settings.select.page_range(self.settings.limits.max_pages)
-        return item.pages
-
-    def _skip_unwanted(self, document: _Document) -> None:
-        limit, count = self.settings.limits.max_pages, document.page_count
-        wanted = document.item.pages or range(1, count + 1)
-        chosen = document.item.pages or self.settings.select.page_range(count)
-        beyond = [n for n in wanted if n > limit]
-        outside = [n for n in wanted if n <= limit and n not in chosen]
-        skipped = document.maker.skipped_pages(beyond, count, beyond_limit(limit, count))
-        skipped += document.maker.skipped_pages(
-            outside, count, out_of_range(self.settings.select.pages or "")
-        )
-        for row in skipped:
-            self._add_row(document, row)
-
-    def _leave_unread(self, document: _Document, late: Failure) -> None:
-        """The pages that there is no time for: those to be read again keep the rows they have."""
-        item, maker, count = document.item, document.maker, document.page_count
-        known = document.rows.keys() | document.reading
-        unread = {n for n in item.pages or range(1, count + 1) if n <= count} - known
-        rows = [maker.failed_page(PageFailure(number, late), count) for number in sorted(unread)]
-        if item.pages is not None:
-            there = self.worker.ledger.rows(item.source.uri)
-            rows = [maker.tried(row) for row in there if row["page_number"] in unread]
-        for row in rows:
-            self._add_row(document, row)
 
     def _fail(self, item: Item, maker: RowMaker, failure: Failure) -> None:
         if item.pages is not None:
             self._keep(item, maker, failure)
             return
-        row = maker.failed_document(failure, self._failed_as(failure.kind, item.source.uri))
-        self._count(row)
-        self._complete(DocumentRows(item.source.uri, [row], item.seen))
-
-    def _failed_as(self, kind: str, uri: str) -> Status:
-        """Failed, or skipped where what is no document is not called one either."""
-        if kind not in FOREIGN:
-            return Status.FAILED
-        policy = self.settings.select.foreign
-        suffix = PurePosixPath(uri).suffix.lower()
-        unnamed = policy == "by_name" and suffix not in DOCUMENT_SUFFIXES
-        return Status.SKIPPED if unnamed or policy == "skipped" else Status.FAILED
+        status = failed_or_skipped(failure.kind, item.source.uri, self.settings.select)
+        row = maker.failed_document(failure, status)
+        self.writer.count(row)
+        self.writer.add(DocumentRows(item.source.uri, [row], item.seen))
 
     def _keep(self, item: Item, maker: RowMaker, failure: Failure) -> None:
         """A document that cannot be read this time does not lose the rows that it has."""
@@ -248,11 +181,11 @@ class _ShardRun:
         pages = set(item.pages or ())
         there = self.worker.ledger.rows(item.source.uri)
         rows = [maker.tried(row) for row in there if row["page_number"] in pages]
-        self._complete(DocumentRows(item.source.uri, rows, item.seen, item.pages))
+        self.writer.add(DocumentRows(item.source.uri, rows, item.seen, item.pages))
 
     # -- one page --------------------------------------------------------------------------
 
-    def _read_page(self, document: _Document, page: PageImage | PageFailure) -> None:
+    def _read_page(self, document: OpenDocument, page: PageImage | PageFailure) -> None:
         """Ask the engine for a page, or make its row where nothing is to be asked."""
         maker, count = document.maker, document.page_count
         if isinstance(page, PageFailure):
@@ -260,8 +193,7 @@ class _ShardRun:
         facts, trust = page.facts, document.trust
         if page.blank:
             return self._add_row(document, maker.read(facts, {}, count, None))
-        layer = trust.layer(page) if trust else None
-        outputs = self.settings.outputs
+        layer, outputs = trust.layer(page), self.settings.outputs
         if layer is not None:
             outputs = {name: output for name, output in outputs.items() if name != "text"}
             if not outputs:
@@ -273,7 +205,7 @@ class _ShardRun:
             return read_page(self.worker.submit, page, outputs, key, confidence, turned)
 
         def finish(answers: Answers) -> None:  # holds the facts, not the picture
-            if trust and "text" in answers:
+            if "text" in answers:
                 trust.compare(facts, answers["text"])
             self._add_row(document, maker.read(facts, answers, count, self.worker.engine(), layer))
             document.reading.remove(facts.number)
@@ -282,54 +214,28 @@ class _ShardRun:
         document.reading.add(facts.number)
         self.window.read(key, ask, finish)
 
-    def _add_row(self, document: _Document, row: Row) -> None:
-        document.rows[row["page_number"]] = row
-        self._count(row)
-        self._stage(document, row["page_number"])
+    def _add_row(self, document: OpenDocument, row: Row) -> None:
+        self.writer.count(row)
+        document.add(row)
 
-    # -- long documents --------------------------------------------------------------------
-
-    def _staged(self, maker: RowMaker, item: Item) -> dict[int, Row]:
-        if item.pages is not None or maker.sha256 is None:
-            return {}
-        found = self.worker.ledger.staged(maker.sha256)
-        return {row["page_number"]: row for row in maker.adopt(list(found.values()))}
-
-    def _stage(self, document: _Document, number: int) -> None:
-        """Stage a range of a long document as soon as its last page has a row."""
-        size, count = self.settings.work.part_pages, document.page_count
-        if count <= size or document.item.pages is not None or document.maker.sha256 is None:
-            return
-        first = (number - 1) // size * size + 1
-        pages = range(first, min(first + size, count + 1))
-        if all(n in document.rows for n in pages) and not document.staged.issuperset(pages):
-            rows = [document.rows[n] for n in pages]
-            self.worker.ledger.stage(document.maker.sha256, pages[0], pages[-1], rows)
-            document.staged.update(pages)
+    def _add_rows(self, document: OpenDocument, rows: list[Row]) -> None:
+        for row in rows:
+            self._add_row(document, row)
 
     # -- whole documents -------------------------------------------------------------------
 
-    def _complete_if_whole(self, document: _Document) -> None:
-        if document.drawn and not document.reading:
-            self._complete(document.result())
+    def _complete_if_whole(self, document: OpenDocument) -> None:
+        if document.is_whole:
+            self.writer.add(document.result())
 
     def _complete_copy(self, item: Item, maker: RowMaker, rows: list[Row]) -> None:
         copies = maker.copies(rows)
         for row in copies:
-            if row.get("error_kind") in FOREIGN:
-                row["status"] = self._failed_as(row["error_kind"], item.source.uri)
-            self._count(row)
-        self._complete(DocumentRows(item.source.uri, copies, item.seen), copied=True)
-
-    def _complete(self, document: DocumentRows, copied: bool = False) -> None:
-        self.totals["documents"] += 1
-        self.totals["copied"] += copied
-        self.worker.meter.count_document()
-        self.complete.append(document)
-        if document.uri in self.claims:
-            self.worker.fulfil(self.claims[document.uri], document.rows)
-        if sum(len(d.rows) for d in self.complete) >= self.settings.work.part_pages:
-            self._commit()
+            if row.get("error_kind") in FOREIGN:  # its own name decides
+                kind = row["error_kind"]
+                row["status"] = failed_or_skipped(kind, item.source.uri, self.settings.select)
+            self.writer.count(row)
+        self.writer.add(DocumentRows(item.source.uri, copies, item.seen), copied=True)
 
     def _take_copies(self) -> None:
         # Last, when every document that another shard may wait for is done: no two can block
@@ -343,63 +249,6 @@ class _ShardRun:
             self._fail(item, maker, self.window.over)
         else:
             self._complete_copy(item, maker, twin.result())
-
-    def _commit(self) -> None:
-        batch, self.complete = self.complete, []
-        if not batch:
-            return
-        ledger = self.worker.ledger
-        part = self.shard.part
-        self.totals["committed"] += (
-            ledger.commit_into(part, batch) if part else ledger.commit(batch)
-        )
-        for document in batch:
-            sha256 = document.rows[0]["document_sha256"] if document.rows else None
-            if len(document.rows) > self.settings.work.part_pages and sha256:
-                ledger.unstage(sha256)
-            if document.uri in self.claims:
-                self.worker.drop(self.claims.pop(document.uri))
-
-    def _give_up(self, error: BaseException) -> None:
-        """Keep what is complete, let go of the rest."""
-        with contextlib.suppress(Exception):  # an engine that is broken may not like it
-            self.window.abort()
-        if isinstance(error, EngineError):
-            # What failed just before the engine was found broken was not the pages' fault.
-            self.complete = [d for d in self.complete if not _has_model_failure(d)]
-        with contextlib.suppress(Exception):  # the first error is the one to report
-            self._commit()
-        for sha256 in self.claims.values():
-            self.worker.drop(sha256, error)
-
-    # -- counting --------------------------------------------------------------------------
-
-    def _count(self, row: Row) -> None:
-        self.pages[row["status"]] += 1
-        self.worker.meter.count(row)
-        for name in ("prompt_tokens", "completion_tokens", "gpu_seconds", "render_seconds"):
-            self.totals[name] += row[name]
-
-    def _receipt(self) -> Receipt:
-        totals, fed = self.totals, self.worker.fed() - self.fed_before
-        return Receipt(
-            shard=self.shard.number,
-            documents=totals["documents"],
-            copied=totals["copied"],
-            committed=totals["committed"],
-            pages={str(status): number for status, number in self.pages.items()},
-            prompt_tokens=totals["prompt_tokens"],
-            completion_tokens=totals["completion_tokens"],
-            gpu_seconds=float(totals["gpu_seconds"]),
-            render_seconds=float(totals["render_seconds"]),
-            seconds=time.monotonic() - self.began,
-            idle=fed.idle_share if fed.seconds else None,
-            hungry=fed.hungry_share if fed.seconds else None,
-        )
-
-
-def _has_model_failure(document: DocumentRows) -> bool:
-    return any(row.get("error_kind") == ErrorKind.MODEL_FAILED for row in document.rows)
 
 
 def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:

@@ -22,9 +22,9 @@ from pagemill.errors import OrchestratorError, PagemillError, UsageError, Worker
 from tasks.gauges import Report
 from tasks.hand import STOP_SECONDS
 from tasks.job import Job
-from tasks.plan import Shard
 from tasks.process import process_shard
 from tasks.receipt import Receipt
+from tasks.shard import Shard
 from tasks.worker import Worker, slots
 
 PLACE_SECONDS = 120

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.plan import Reason
 from tasks.reconcile import Balance
+from tasks.shard import Reason
 
 
 def headline(balance: Balance) -> str:

@@ -12,7 +12,8 @@ _PATIENCE = 3
 
 
 class Trust:
-    """One document's: none without ``render.text_layer: prefer``, and none before a sample.
+    """One document's: none without ``render.text_layer: prefer`` and the output ``text``, and none
+    before a sample.
 
     The first `render.layer_sample` pages with a sound layer are read by the model as well; where
     both say the same words, the layers of further pages are taken as they are. One page that
@@ -20,7 +21,7 @@ class Trust:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._on = settings.render.text_layer == "prefer"
+        self._on = settings.render.text_layer == "prefer" and "text" in settings.outputs
         self._to_sample = settings.render.layer_sample
         self._vain = 0
         self._asked: set[int] = set()
