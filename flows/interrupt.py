@@ -50,6 +50,9 @@ class Sparing:
             _thread.start_new_thread(_again, (number,))
 
 
+# A signal that comes while another is put off comes at the same bad moment.
+_CODES |= _codes(Sparing, "__call__")
+
 interrupt = Sparing(signal.default_int_handler)
 """Raises `KeyboardInterrupt`."""
 

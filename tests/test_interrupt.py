@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,7 +72,10 @@ def test_the_lock_of_imports_is_never_left_held(alarm: Alarm) -> None:
         sys.modules.pop("colorsys", None)
 
     def is_free() -> bool:
-        if held := _imp.lock_held():
+        deadline = time.monotonic() + 10
+        while (held := _imp.lock_held()) and time.monotonic() < deadline:
+            time.sleep(0.001)  # another thread imports something
+        if held:
             _imp.release_lock()  # or the rest of the tests would hang
         return not held
 
@@ -110,6 +114,16 @@ def test_nor_are_those_of_futures_that_are_waited_for(alarm: Alarm) -> None:
 
     with ThreadPoolExecutor(1) as another:
         alarm.interrupt_often(lambda: wait(futures, return_when=FIRST_COMPLETED), is_free)
+
+
+def test_a_signal_that_comes_while_another_is_put_off_is_put_off_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    acted, again = [], threading.Event()
+    monkeypatch.setattr("flows.interrupt._again", lambda _: again.set())
+    sparing = Sparing(lambda *_: acted.append("within the first one's handler"))
+    sparing(signal.SIGINT, SimpleNamespace(f_code=Sparing.__call__.__code__))  # type: ignore[arg-type]
+    assert again.wait(60) and not acted
 
 
 def _can_be_had(future: Future[None]) -> bool:
