@@ -72,6 +72,8 @@ class FaultProxy:
         Called with each `Request`, before it is met.
     requests : list of Request
     faults : Counter
+    outdated : list of Request
+        Those that were answered with a listing of before, and not as it was by then.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class FaultProxy:
         self.before: Callable[[Request], None] = lambda _: None
         self.requests: list[Request] = []
         self.faults: Counter[str] = Counter()
+        self.outdated: list[Request] = []
         self._listener = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._listener.daemon_threads = True
         url = f"http://127.0.0.1:{self._listener.server_port}"
@@ -136,7 +139,8 @@ class FaultProxy:
             self._closing.wait(self._random.uniform(0, 0.3))
         status, headers, answer = self._ask(handler, body)
         if request.lists:
-            answer = self._listing(handler.path, answer, fault == "stale")
+            now, answer = answer, self._listing(handler.path, answer, fault == "stale")
+            self.outdated += [request] if answer != now else []
         if fault == "lost":
             self._hang_up(handler)
             return
