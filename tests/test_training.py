@@ -26,15 +26,18 @@ from loaders.vlm_loader import VLMConfig
 from pagemill import answers
 from training import blocks, diagrams, documents, figures, maps, naming, plots, scripts, sheets
 from training.characters import CHARACTERS, indices, keep
+from training.checkpoint import load_checkpoint
+from training.curriculum import KINDS as PACKED
+from training.curriculum import stage
 from training.documents import CELL, World, make
 from training.export import export, meet, read, special_ids, to_checkpoint
 from training.glyphs import Library
+from training.items import Item, Maker, window_order
 from training.kinds import KINDS
-from training.model import TINY, PageReader, load_checkpoint
+from training.model import TINY, PageReader
 from training.nf4 import nf4, rounded, ways
 from training.optimizer import Optimizer
-from training.packing import KINDS as PACKED
-from training.packing import Item, Maker, PackSize, stage, window_order
+from training.packing import Packer, PackSize
 from training.page import Box, Page, Style
 from training.pictures import Pictures
 from training.turns import FEWEST_LETTERS, turned
@@ -232,10 +235,10 @@ def test_a_run_for_pictures_still_has_all_the_rest() -> None:
 
 
 def test_a_maker_makes_the_share_of_pictures(world: World, tokenizer: Any) -> None:
-    maker = Maker(world, tokenizer, seed=4, pictures=0.5)
+    maker = Maker(world, tokenizer, seed=4)
     kinds: dict[str, int] = dict.fromkeys(PACKED, 0)
     for _ in range(60):
-        item = maker.sample(stage(1.0, maker.pictures))
+        item = maker.sample(stage(1.0, pictures=0.5))
         if item is not None:
             kinds[PACKED[item.kind % len(PACKED)]] += item.cells
     assert 0.3 < kinds["picture"] / sum(kinds.values()) < 0.7
@@ -261,7 +264,7 @@ def _items(maker: Maker, kinds: tuple[str, ...], most: int = 200) -> list[Item]:
 def _packed(maker: Maker, items: list[Item], cells: int) -> dict[str, torch.Tensor]:
     size = PackSize(cells)
     pack = size.views(np.zeros(size.bytes, np.uint8))
-    used = maker.fill(pack, size, iter(items))
+    used = Packer(maker).fill(pack, size, iter(items))
     assert used["samples"] == len(items)
     return {name: torch.from_numpy(array) for name, array in pack.items()}
 

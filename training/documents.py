@@ -19,7 +19,7 @@ import numpy as np
 
 from pagemill.answers import OTHER_SCRIPT
 from training import blocks as b
-from training import front, lists, tables
+from training import front, furniture, tables
 from training.characters import Array, indices
 from training.degrade import finish
 from training.diagrams import diagram
@@ -180,7 +180,7 @@ def _page(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[P
     page = Page(r, across * CELL, down * CELL, style.scale)
     mx, my = page.across * r.uniform(*kind.edge), page.down * r.uniform(0.03, 0.09)
     body = Box(mx, my, page.across - 2 * mx, page.down - my)
-    body = _running_head(page, style, say, kind, body)
+    body = furniture.head(page, style, say, kind, body)
     foot = r.random() < kind.foot
     bottom = body.bottom - (style.em * 1.8 if foot else 0)
     notes_at = bottom - style.em * r.uniform(3, 6) if r.random() < kind.notes else bottom
@@ -192,17 +192,17 @@ def _page(r: random.Random, world: World, say: Speaker, longest: int) -> tuple[P
     if columns > 1:
         style.justified = r.random() < 0.8
     if kind.margin == 1:
-        body = _front_page(page, style, say, body)
+        body = front.front_page(page, style, say, body)
     elif r.random() < kind.titled:
         top = b.title(page, style, say, body)
         body = body._replace(y=top or body.y)
     if columns == 1 and 0 < kind.margin < 1 and r.random() < kind.margin and page.length:
-        body = _margin_column(page, style, say, body)
+        body = furniture.margin(page, style, say, body)
     _columns(page, style, say, kind, body, columns)
     if notes_at < bottom:
         b.footnotes(page, style, say, Box(body.x, notes_at, body.width, bottom))
     if foot:
-        _running_foot(page, style, say, mx, my)
+        furniture.foot(page, style, say, mx, my)
     if r.random() < 0.05:
         line_up_the_margin(page, style, say)
     return page, _describe(page, kind.noun, columns), r.random() < kind.wear
@@ -221,140 +221,6 @@ def _page_cells(r: random.Random, kind: Kind) -> tuple[int, int]:
     )
     across = max(10, int(math.sqrt(cells / ratio)))
     return across, max(10, min(int(cells / across), 60))
-
-
-def _running_head(page: Page, style: Style, say: Speaker, kind: Kind, body: Box) -> Box:
-    r = page.r
-    if r.random() > kind.head:
-        return body
-    y = max(2.0, body.y - style.em * 1.2)
-    face = r.choice([style.body, style.italic, style.small])
-    shape = r.random()
-    if shape < 0.4:
-        page.write_line(say.title(40), face, style, body.x, y, width=body.width * 0.55)
-        page.say(" ")
-        page.write_line(
-            r.choice([say.title(24), str(r.randint(1, 900)), say.date()]),
-            face,
-            style,
-            body.x + body.width * 0.6,
-            y,
-            "right",
-            body.width * 0.4,
-        )
-    elif shape < 0.5:
-        page.write_line(f"- {r.randint(1, 400)} -", face, style, body.x, y, "centre", body.width)
-    else:
-        page.write_line(
-            r.choice([say.title(50), say.line(50), str(r.randint(1, 900))]),
-            face,
-            style,
-            body.x,
-            y,
-            r.choice(["left", "centre", "right"]),
-            body.width,
-        )
-    if r.random() < 0.4:
-        page.rule(body.x, y + style.em * 1.4, body.x + body.width, r.randint(100, 255))
-    return body._replace(y=y + style.em * r.uniform(1.8, 3.5))
-
-
-def _running_foot(page: Page, style: Style, say: Speaker, mx: float, my: float) -> None:
-    r = page.r
-    number = r.randint(1, 999)
-    y = page.down - my - style.em * r.uniform(0.2, 1.0)
-    page.separate()
-    if r.random() < 0.25:
-        page.rule(mx, y - style.em * 0.5, page.across - mx, r.randint(100, 255))
-    text = r.choice(
-        [
-            str(number),
-            str(number),
-            f"Page {number}",
-            f"{number} / {number + 9}",
-            f"- {number} -",
-            f"{r.choice('ABC123456')}-{number % 30 + 1}",
-            say.line(50),
-            say.line(100),
-        ]
-    )
-    face = r.choice([style.body, style.small])
-    if r.random() < 0.15:  # how to cite the page, in two lines
-        page.write(
-            lists.entry(say),
-            style.small,
-            style,
-            Box(mx, y - style.em * 0.3, (page.across - 2 * mx) * 0.93, page.down),
-            Setting(leading=style.small.size * 1.2, longest=2),
-        )
-        page.say(" ")
-        page.write_line(str(number), face, style, mx, y, "right", page.across - 2 * mx)
-    elif len(text) > 20 and r.random() < 0.5:
-        page.write_line(text, face, style, mx, y, width=(page.across - 2 * mx) * 0.8)
-        page.say(" ")
-        page.write_line(str(number), face, style, mx, y, "right", page.across - 2 * mx)
-    else:
-        page.write_line(
-            text,
-            face,
-            style,
-            mx,
-            y,
-            r.choice(["centre", "centre", "right", "left"]),
-            page.across - 2 * mx,
-        )
-
-
-def _front_page(page: Page, style: Style, say: Speaker, body: Box) -> Box:
-    """A journal's page: its sign, the title over the text only, then the margin, then the text.
-
-    The sign is a picture: its words are not said. Later pages have the sign alone.
-    """
-    r = page.r
-    if r.random() < 0.8:
-        body = body._replace(y=front.sign(page, style, say, body) + style.em * r.uniform(0.5, 5))
-    if r.random() < 0.3:
-        return body
-    left = body.width * r.uniform(0.22, 0.3)
-    over = body._replace(x=body.x + left, width=body.width - left)
-    y = b.heading(page, style, say, over, 1) or over.y
-    y = front.authors(page, style, say, over._replace(y=y + style.em * 0.3))
-    start = y + style.em * r.uniform(-3 if page.length else 0, 3)
-    gap = style.em * r.uniform(0.8, 1.6)
-    front.particulars(page, style, say, Box(body.x, start, left - gap, body.bottom))
-    return over._replace(y=y + style.em * r.uniform(0.5, 2.5))
-
-
-def _margin_column(page: Page, style: Style, say: Speaker, body: Box) -> Box:
-    """Small print in a narrow column on the left, read before the text."""
-    r = page.r
-    wide = body.width * r.uniform(0.2, 0.28)
-    face = style.library.at(style.second, "r", style.em * 0.72)
-    y = body.y + style.em * r.uniform(0, 6)
-    for _ in range(r.randint(2, 6)):
-        if y + style.em * 4 > body.bottom:
-            break
-        page.separate()
-        for number in range(r.randint(1, 4)):
-            if number:
-                page.say("\n")
-            text = say.one_of(
-                lambda: say.title(18),
-                say.number,
-                say.date,
-                lambda: say.prose(60),
-                lambda: f"• {say.word()}",
-            )
-            y, _rest = page.write(
-                text,
-                face,
-                style,
-                Box(body.x, y, wide, body.bottom),
-                Setting(leading=face.size * 1.2),
-            )
-        y += style.em
-    gap = style.em * r.uniform(1, 2)
-    return body._replace(x=body.x + wide + gap, width=body.width - wide - gap)
 
 
 def _columns(page: Page, style: Style, say: Speaker, kind: Kind, body: Box, columns: int) -> None:

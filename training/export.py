@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from loaders.torchvision_repair import repair_torchvision
-from training.model import PageReader, Shape, configuration, load_checkpoint, to_transformers
+from training.checkpoint import configuration, load_checkpoint, to_transformers
+from training.model import PageReader, Shape
 
 SPECIAL = ("endoftext", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
 KEPT = ("*.json", "*.jinja")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from training.glyphs import Atlas
 from training.page import Box, Page, Style
 from training.words import Speaker
 
@@ -24,58 +25,42 @@ def form(page: Page, style: Style, say: Speaker, box: Box) -> float | None:
         wide = box.width / cells
         for cell in range(cells):
             page.separate("\n" if got or cell else "\n\n")
-            x = box.x + cell * wide
+            place = Box(box.x + cell * wide, y, wide, y + high)
             if boxed:
-                page.frame(x, y, wide, high)
+                page.frame(place.x, y, wide, high)
             if r.random() < 0.2:
-                page.frame(x + style.em * 0.3, y + style.em * 0.4, style.em * 0.8, style.em * 0.8)
-                if r.random() < 0.5:
-                    page.line(
-                        (x + style.em * 0.3, y + style.em * 0.4),
-                        (x + style.em * 1.1, y + style.em * 1.2),
-                        255,
-                    )
-                page.write_line(
-                    say.line(20),
-                    style.small,
-                    style,
-                    x + style.em * 1.5,
-                    y + style.em * 0.4,
-                    width=wide - style.em * 2,
-                )
-                continue
-            top = y + (style.em * 0.15 if boxed else high - style.em * 1.15)
-            end = page.write_line(
-                say.title(18) + r.choice([":", "", " :"]),
-                style.small,
-                style,
-                x + style.em * 0.3,
-                top,
-                width=wide * 0.5,
-            )
-            if not boxed:
-                page.rule(
-                    end + style.em * 0.3, y + high - style.em * 0.1, x + wide - style.em * 0.5, 150
-                )
-            if r.random() < 0.6:
-                page.say(" ")
-                value = say.one_of(say.name, say.date, say.number, lambda: say.line(18))
-                place = (
-                    (end + style.em * 0.6, y + high - hand.size * 1.15)
-                    if not boxed
-                    else (x + style.em * 0.8, y + high - hand.size * 1.15)
-                )
-                page.write_line(
-                    value,
-                    hand,
-                    style,
-                    *place,
-                    width=max(style.em * 2, x + wide - place[0] - style.em * 0.5),
-                )
+                _tick(page, style, say, place)
+            else:
+                _field(page, style, say, place, hand, boxed)
         y, got = y + high, got + 1
     if got:
         page.counts["field"] += got
     return y + style.gap + style.em * 0.5 if got else None
+
+
+def _tick(page: Page, style: Style, say: Speaker, box: Box) -> None:
+    """A box to tick, and what it says."""
+    em, x, y = style.em, box.x, box.y
+    page.frame(x + em * 0.3, y + em * 0.4, em * 0.8, em * 0.8)
+    if page.r.random() < 0.5:
+        page.line((x + em * 0.3, y + em * 0.4), (x + em * 1.1, y + em * 1.2), 255)
+    room = box.width - em * 2
+    page.write_line(say.line(20), style.small, style, x + em * 1.5, y + em * 0.4, width=room)
+
+
+def _field(page: Page, style: Style, say: Speaker, box: Box, hand: Atlas, boxed: bool) -> None:
+    """A label, and perhaps what somebody has filled in: beside it, or in the box below it."""
+    r, em, right = page.r, style.em, box.x + box.width - style.em * 0.5
+    y = box.y + em * 0.15 if boxed else box.bottom - em * 1.15
+    label = say.title(18) + r.choice([":", "", " :"])
+    end = page.write_line(label, style.small, style, box.x + em * 0.3, y, width=box.width * 0.5)
+    if not boxed:
+        page.rule(end + em * 0.3, box.bottom - em * 0.1, right, 150)
+    if r.random() < 0.6:
+        page.say(" ")
+        value = say.one_of(say.name, say.date, say.number, lambda: say.line(18))
+        x, y = box.x + em * 0.8 if boxed else end + em * 0.6, box.bottom - hand.size * 1.15
+        page.write_line(value, hand, style, x, y, width=max(em * 2, right - x))
 
 
 def pairs(page: Page, style: Style, say: Speaker, box: Box) -> float | None:

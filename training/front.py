@@ -4,10 +4,31 @@ from __future__ import annotations
 
 import cv2
 
+from training.blocks import heading
 from training.characters import INDEX
 from training.glyphs import Atlas
 from training.page import Box, Page, Setting, Style
 from training.words import Speaker
+
+
+def front_page(page: Page, style: Style, say: Speaker, body: Box) -> Box:
+    """A journal's page: its sign, the title over the text only, then the margin; the text's box.
+
+    The sign is a picture: its words are not said. Later pages have the sign alone.
+    """
+    r = page.r
+    if r.random() < 0.8:
+        body = body._replace(y=sign(page, style, say, body) + style.em * r.uniform(0.5, 5))
+    if r.random() < 0.3:
+        return body
+    left = body.width * r.uniform(0.22, 0.3)
+    over = body._replace(x=body.x + left, width=body.width - left)
+    y = heading(page, style, say, over, 1) or over.y
+    y = authors(page, style, say, over._replace(y=y + style.em * 0.3))
+    start = y + style.em * r.uniform(-3 if page.length else 0, 3)
+    gap = style.em * r.uniform(0.8, 1.6)
+    particulars(page, style, say, Box(body.x, start, left - gap, body.bottom))
+    return over._replace(y=y + style.em * r.uniform(0.5, 2.5))
 
 
 def authors(page: Page, style: Style, say: Speaker, box: Box) -> float:

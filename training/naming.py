@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from training.curriculum import KINDS
 from training.documents import World, make
 from training.export import read, special_ids, to_checkpoint
-from training.packing import KINDS, Item, Maker
+from training.items import Item, Maker
 from training.train import MODEL, build_world
 
 PROMPT = "Describe this image."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 from training.characters import INDEX
 from training.figures import in_words
+from training.glyphs import Atlas
 from training.page import Box, Page, Setting, Style
 from training.words import Speaker
 
@@ -39,54 +41,92 @@ def table(
     )
     if box.y + 2.5 * step > box.bottom:
         return None
-    right = [False] + [r.random() < 0.5 for _ in range(nc - 1)]
+    aligned = ["left"] + ["right" if r.random() < 0.5 else "left" for _ in range(nc - 1)]
+    grid = _Grid(style, face, edges, wide, aligned, pad, step, tall)
     rules = r.choice(["grid", "rows", "head", "none", "head", "columns"])
-    ink, y, got, top = r.randint(90, 255), box.y, 0, box.y
-    levels = [y]
-    page.separate()
-    for number, row in enumerate(cells):
-        high = step
-        if y + step * (2 if tall else 1) > box.bottom:
-            break
-        if number == 1:
-            page.say("\n|" + " --- |" * nc)
-        page.say("\n| " if number else "| ")
-        bold = style.bold if number == 0 or r.random() < 0.03 else face
-        for column, cell in enumerate(row):
-            at = Box(
-                edges[column] + pad,
-                y + (step - face.size) / 2,
-                edges[column + 1] - edges[column] - 2 * pad,
-                box.bottom,
-            )
-            if not cell:
-                pass
-            elif tall:
-                below, _ = page.write(
-                    cell,
-                    bold,
-                    style,
-                    at,
-                    Setting(
-                        "right" if right[column] else "left", leading=face.size * 1.15, longest=3
-                    ),
-                )
-                high = max(high, below - y + (step - face.size) / 2)
-            else:
-                page.write_line(
-                    cell, bold, style, at.x, at.y, "right" if right[column] else "left", at.width
-                )
-            page.say(" |" if column == nc - 1 else " | ")
-        y += high
-        levels.append(y)
-        got += 1
+    ink = r.randint(90, 255)
+    levels = _write_rows(page, grid, cells, box)
+    got = len(levels) - 1
     if not got:
         return None
+    _rule(page, grid, levels, rules, ink)
+    page.counts["table"] += 1
+    page.shape = f"{in_words(got)} rows and {in_words(nc)} columns"
+    return levels[-1] + style.gap + style.em * 0.3
+
+
+@dataclass
+class _Grid:
+    """How a table is set.
+
+    Attributes
+    ----------
+    edges : list of float
+        The x of its lines, one more than columns.
+    wide : float
+        From the first to the last.
+    aligned : list of str
+        ``left`` or ``right``, by column.
+    pad, step : float
+        Beside a cell's text; from a row to the next.
+    tall : bool
+        Whether a cell may have several lines.
+    """
+
+    style: Style
+    face: Atlas
+    edges: list[float]
+    wide: float
+    aligned: list[str]
+    pad: float
+    step: float
+    tall: bool
+
+
+def _write_rows(page: Page, grid: _Grid, cells: list[list[str]], box: Box) -> list[float]:
+    """The rows that there is room for; the y above the first, and below each."""
+    y, levels = box.y, [box.y]
+    page.separate()
+    for number, row in enumerate(cells):
+        if y + grid.step * (2 if grid.tall else 1) > box.bottom:
+            break
+        if number == 1:
+            page.say("\n|" + " --- |" * len(row))
+        page.say("\n| " if number else "| ")
+        face = grid.style.bold if number == 0 or page.r.random() < 0.03 else grid.face
+        high = grid.step
+        for column, cell in enumerate(row):
+            if cell:
+                high = max(high, _write_cell(page, grid, column, cell, face, y, box.bottom))
+            page.say(" |" if column == len(row) - 1 else " | ")
+        y += high
+        levels.append(y)
+    return levels
+
+
+def _write_cell(
+    page: Page, grid: _Grid, column: int, text: str, face: Atlas, y: float, bottom: float
+) -> float:
+    """The height that the text takes."""
+    size, above, align = grid.face.size, (grid.step - grid.face.size) / 2, grid.aligned[column]
+    x, until = grid.edges[column : column + 2]
+    at = Box(x + grid.pad, y + above, until - x - 2 * grid.pad, bottom)
+    if not grid.tall:
+        page.write_line(text, face, grid.style, at.x, at.y, align, at.width)
+        return grid.step
+    how = Setting(align, leading=size * 1.15, longest=3)
+    below, _ = page.write(text, face, grid.style, at, how)
+    return below - y + above
+
+
+def _rule(page: Page, grid: _Grid, levels: list[float], rules: str, ink: int) -> None:
+    """Tints and rules."""
+    r, x, wide = page.r, grid.edges[0], grid.wide
     if r.random() < 0.3:
-        page.fill(box.x, top, wide, levels[1] - top, r.randint(15, 60))
+        page.fill(x, levels[0], wide, levels[1] - levels[0], r.randint(15, 60))
     elif r.random() < 0.2:
         for a, b in zip(levels[1::2], levels[2::2], strict=False):
-            page.fill(box.x, a, wide, b - a, 20)
+            page.fill(x, a, wide, b - a, 20)
     shown = {
         "grid": levels,
         "rows": levels,
@@ -95,13 +135,10 @@ def table(
         "none": [],
     }[rules]
     for level in shown[r.random() < 0.3 and rules == "head" :]:
-        page.rule(box.x, level, box.x + wide, ink)
+        page.rule(x, level, x + wide, ink)
     if rules in ("grid", "columns"):
-        for edge in edges if rules == "grid" else edges[1:-1]:
+        for edge in grid.edges if rules == "grid" else grid.edges[1:-1]:
             page.line((edge, levels[0]), (edge, levels[-1]), ink)
-    page.counts["table"] += 1
-    page.shape = f"{in_words(got)} rows and {in_words(nc)} columns"
-    return y + style.gap + style.em * 0.3
 
 
 def _cells(
@@ -150,37 +187,80 @@ def statistics(page: Page, style: Style, say: Speaker, box: Box) -> float | None
     r = page.r
     face = style.library.at(style.family, "r", style.em * r.uniform(0.8, 0.95))
     step = face.size * r.uniform(1.05, 1.3)
-    nc, y = r.randint(3, 8), box.y
-    if y + 14 * step > box.bottom or box.width < face.size * (12 + 3 * nc):
+    nc = r.randint(3, 8)
+    if box.y + 14 * step > box.bottom or box.width < face.size * (12 + 3 * nc):
         return None
+    y = _hanging_caption(page, style, say, box) + style.em * 0.6
+    page.rule(box.x, y, box.x + box.width, 255, round(page.scale * r.choice([1, 2, 3])))
+    stub = box.width * r.uniform(0.3, 0.45)
+    columns = _Columns(style, face, step, box.x, stub, (box.width - stub) / (nc - 1), nc)
+    y = _heads(page, columns, say, box._replace(y=y + step * 0.3))
+    page.rule(box.x, y + step * 0.2, box.x + box.width)
+    y, rows = _groups(page, columns, say, box._replace(y=y + step * 0.6))
+    page.rule(box.x, y + step * 0.2, box.x + box.width, 255, round(page.scale * 2))
+    y += step * 0.5
+    if r.random() < 0.7 and y + 2 * step < box.bottom:
+        page.separate()
+        note = f"{r.choice(['NOTE', 'Note', 'SOURCE', 'Source', '1', '*'])}: {say.prose(200)}"
+        how = Setting(leading=step, longest=3)
+        y, _rest = page.write(note, face, style, box._replace(y=y), how)
+    page.counts["table"] += 1
+    page.shape = f"{in_words(rows + 1)} rows and {in_words(nc)} columns"
+    return y + style.gap + style.em * 0.5
+
+
+@dataclass
+class _Columns:
+    """How statistics are set: a stub with the names of the rows, then columns of one width."""
+
+    style: Style
+    face: Atlas
+    step: float
+    left: float
+    stub: float
+    wide: float
+    count: int
+
+    def x(self, column: int) -> float:
+        return self.left + (self.stub + self.wide * (column - 1) if column else 0)
+
+
+def _hanging_caption(page: Page, style: Style, say: Speaker, box: Box) -> float:
+    r = page.r
     page.separate()
     label = f"{r.choice(['Table', 'Table', 'Tableau', 'Tabelle'])} {r.randint(1, 30)}."
-    hang = page.write_line(label, style.bold, style, box.x, y) + style.em * r.uniform(0.4, 1.2)
+    hang = page.write_line(label, style.bold, style, box.x, box.y) + style.em * r.uniform(0.4, 1.2)
     page.say(" ")
-    beside = box._replace(x=hang, y=y, width=box.width - hang + box.x)
-    y, _rest = page.write(say.line(260), style.bold, style, beside, Setting(longest=4))
-    y += style.em * 0.6
-    page.rule(box.x, y, box.x + box.width, 255, round(page.scale * r.choice([1, 2, 3])))
-    y += step * 0.3
-    stub = box.width * r.uniform(0.3, 0.45)
-    wide = (box.width - stub) / (nc - 1)
-    tall = r.randint(1, 3)
-    heads = [say.title(26)] + [
-        say.title(max(4, int(tall * wide / face.size))) for _ in range(nc - 1)
-    ]
+    beside = box._replace(x=hang, width=box.width - hang + box.x)
+    return page.write(say.line(260), style.bold, style, beside, Setting(longest=4))[0]
+
+
+def _heads(page: Page, columns: _Columns, say: Speaker, box: Box) -> float:
+    """The heads of the columns, of up to three lines; the y below the longest."""
+    face, low = columns.face, box.y
+    tall = page.r.randint(1, 3)
+    most = max(4, int(tall * columns.wide / face.size))
+    heads = [say.title(26 if column == 0 else most) for column in range(columns.count)]
     page.separate()
     page.say("| ")
-    low = y
     for column, text in enumerate(heads):
-        inner = Box(box.x + (stub + wide * (column - 1) if column else 0), y, 0, box.bottom)
-        inner = inner._replace(width=(wide if column else stub) - face.size * 0.4)
-        how = Setting("right" if column else "left", leading=step, longest=tall)
-        low = max(low, page.write(text, face, style, inner, how)[0])
-        page.say(" |" if column == nc - 1 else " | ")
-    page.say("\n|" + " --- |" * nc)
-    page.rule(box.x, low + step * 0.2, box.x + box.width)
-    y, rows = low + step * 0.6, 1
-    form = [r.choice(["{:.1f}", "{:.1f}", "{:,.0f}", "{:,.0f}", "{:.2f}"]) for _ in range(nc)]
+        wide = (columns.wide if column else columns.stub) - face.size * 0.4
+        inner = Box(columns.x(column), box.y, wide, box.bottom)
+        how = Setting("right" if column else "left", leading=columns.step, longest=tall)
+        low = max(low, page.write(text, face, columns.style, inner, how)[0])
+        page.say(" |" if column == columns.count - 1 else " | ")
+    page.say("\n|" + " --- |" * columns.count)
+    return low
+
+
+def _groups(page: Page, columns: _Columns, say: Speaker, box: Box) -> tuple[float, int]:
+    """Rows in groups, each under a row that mostly has no figures; the y below, and how many."""
+    r, y, rows = page.r, box.y, 0
+    style, face, step, stub, count = (
+        *(columns.style, columns.face, columns.step),
+        *(columns.stub, columns.count),
+    )
+    form = [r.choice(["{:.1f}", "{:.1f}", "{:,.0f}", "{:,.0f}", "{:.2f}"]) for _ in range(count)]
     most = [10 ** r.randint(1, 2) if "." in f[2:4] and "," not in f else 10**5 for f in form]
     missing = r.choice(["‡", "†", "–", "...", "#", "-"])
     missing = missing if face.has[INDEX[ord(missing[0])]] else "-"
@@ -191,26 +271,17 @@ def statistics(page: Page, style: Style, say: Speaker, box: Box) -> float | None
         group = left == 0
         inset = 0.0 if group else face.size * r.choice([0.5, 0.5, 0.5, 1.0])
         left = r.randint(2, 7) if group else left - 1
-        y += step * 0.6 if group and rows > 1 else 0
+        y += step * 0.6 if group and rows else 0
         page.say("\n| ")
         page.write_line(say.title(40), face, style, box.x + inset, y, width=stub - inset)
-        for column in range(1, nc):
+        for column in range(1, count):
             page.say(" | ")
             value = (
                 missing if r.random() < 0.04 else form[column].format(r.uniform(0, most[column]))
             )
             if not group or r.random() < 0.15:
-                x = box.x + stub + wide * (column - 1)
-                page.write_line(value, face, style, x, y, "right", wide - face.size * 0.4)
+                x, wide = columns.x(column), columns.wide - face.size * 0.4
+                page.write_line(value, face, style, x, y, "right", wide)
         page.say(" |")
         y, rows = y + step, rows + 1
-    page.rule(box.x, y + step * 0.2, box.x + box.width, 255, round(page.scale * 2))
-    y += step * 0.5
-    if r.random() < 0.7 and y + 2 * step < box.bottom:
-        page.separate()
-        note = f"{r.choice(['NOTE', 'Note', 'SOURCE', 'Source', '1', '*'])}: {say.prose(200)}"
-        how = Setting(leading=step, longest=3)
-        y, _rest = page.write(note, face, style, box._replace(y=y), how)
-    page.counts["table"] += 1
-    page.shape = f"{in_words(rows)} rows and {in_words(nc)} columns"
-    return y + style.gap + style.em * 0.5
+    return y, rows

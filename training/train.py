@@ -6,7 +6,7 @@
     torchrun --nproc-per-node 2 -m training.train DATA RUN --minutes 18     # the second half
 
 The schedule is a function of the time spent: rates rise in a warm-up, stay, and fall to zero at
-the end; the documents get harder and longer (`CURRICULUM` in packing.py). RUN holds the log and
+the end; the documents get harder and longer (`CURRICULUM` in curriculum.py). RUN holds the log and
 `last.pt`, weights and optimizer; a run that finds one goes on from there, and `--stop-after`
 ends a piece early, for machines that are lent in short turns. `--save-every 3` writes it on the
 way, for an export while the run goes on.
@@ -33,12 +33,14 @@ import torch
 import torch.distributed as dist
 
 from training import blocks, degrade, documents
+from training.checkpoint import load_checkpoint
+from training.curriculum import KINDS
 from training.documents import World
 from training.glyphs import Library
-from training.model import TINY, Batch, PageReader, Shape, TextBlock, VisionBlock, load_checkpoint
+from training.model import TINY, Batch, PageReader, Shape, TextBlock, VisionBlock
 from training.nf4 import rounded, ways
 from training.optimizer import Optimizer
-from training.packing import KINDS, Loader, PackSize
+from training.packing import Loader, PackSize
 from training.pictures import Pictures
 from training.words import Texts
 

@@ -1,6 +1,6 @@
 """Pages that lie on their side or stand on their head: the model is to say so, not to read them.
 
-    sample = turned(r, image, caption)
+    image, said = turned(r, image)
 
 What the number means is in `pagemill.answers.TURNED`. Upright pages with a line of text up their
 margin teach that one line does not make a turned page.
