@@ -17,8 +17,6 @@ import click
 
 from benchmarks.common import CORPUS
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
 append = click.option(
     "--append", is_flag=True, help="Add each JSON line to benchmarks/results.jsonl."
 )

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from typing import NamedTuple
 
+from loaders.families import needs_gpu, takes_time_to_load
 from pagemill.settings import Settings
 
 
@@ -72,13 +73,9 @@ def _poppler(settings: Settings) -> Finding:
     return Finding("second renderer", OK, answer.stderr.splitlines()[0])
 
 
-def _runs_here(settings: Settings) -> bool:
-    return settings.model.framework not in ("echo", "openai")
-
-
 def _torch(settings: Settings) -> Finding:
     if _version("torch") is None:
-        state = MISSING if _runs_here(settings) else OPTIONAL
+        state = MISSING if takes_time_to_load(settings.model) else OPTIONAL
         return Finding("torch", state, "not installed", "pip install 'pagemill[transformers]'")
     import torch
 
@@ -86,7 +83,7 @@ def _torch(settings: Settings) -> Finding:
 
 
 def _gpu(settings: Settings) -> Finding:
-    wanted = settings.model.device.startswith("cuda") and _runs_here(settings)
+    wanted = needs_gpu(settings.model)
     if _version("torch") is not None:
         import torch
 

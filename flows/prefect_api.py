@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
+from loaders.server import free_port
 from pagemill.errors import OrchestratorError
 
 START_SECONDS = 120
@@ -126,7 +126,7 @@ def _send_logs() -> None:
 
 @contextlib.contextmanager
 def _server() -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     command = [
         *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
         *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
@@ -173,12 +173,6 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: IO[bytes]) -> None
         f"the embedded Prefect API did not start ({words[-1]}): start one with `prefect server "
         "start` and set PREFECT_API_URL, or look at `pagemill doctor`"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _die_with_parent() -> None:

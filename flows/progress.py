@@ -77,7 +77,7 @@ def terminal(console: Console) -> Display:
 
 
 display: Display = log_lines
-"""What the flow shows; `flows.cli` replaces it."""
+"""What the flow shows; `flows.command` replaces it in a terminal."""
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -56,10 +57,10 @@ class Story:
             return
         self._told = time.monotonic()
         for report in reports:
-            _tell(lambda report=report: self._update(report))  # type: ignore[misc]
+            _tell(partial(self._update, report))
 
     def _update(self, report: Report) -> None:
-        percent = min(100.0, 100 * report.documents / max(self._documents, 1))
+        share = min(100.0, 100 * report.documents / max(self._documents, 1))
         words = (
             f"{report.worker}: {report.documents} of the run's {self._documents} documents, "
             f"{report.line(time.monotonic() - self._began)}"
@@ -67,11 +68,11 @@ class Story:
         known = self._ids.get(report.worker)
         if known is None:
             key = f"pagemill-progress-{slug(report.worker)}"
-            made = create_progress_artifact(percent, key, words)
+            made = create_progress_artifact(share, key, words)
             assert isinstance(made, UUID)
             self._ids[report.worker] = made
         else:
-            update_progress_artifact(known, percent, words)
+            update_progress_artifact(known, share, words)
 
 
 def publish(balance: Balance, work: Work, ledger: Ledger, sheet: str) -> None:
@@ -92,12 +93,12 @@ def publish(balance: Balance, work: Work, ledger: Ledger, sheet: str) -> None:
 
 def publish_estimate(facts: dict[str, Any]) -> str:
     """What a dry run found, as a table; gives it in one line."""
-    seconds, cost = facts.get("seconds"), facts.get("cost")
+    seconds, price = facts.get("seconds"), facts.get("price")
     line = (
         f"dry run: {facts['shards']} shards, {facts.get('pages', 0)} pages of "
         f"{facts['selected']} documents, "
         + (f"about {timedelta(seconds=seconds)}" if seconds else "time unknown (no run yet)")
-        + (f", about {cost}" if cost else "")
+        + (f", price about {price}" if price else "")
     )
     rows = [{"what": name.replace("_", " "), "value": str(v)} for name, v in facts.items()]
     _tell(lambda: create_table_artifact(rows, "pagemill-estimate", line))

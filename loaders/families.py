@@ -90,9 +90,13 @@ def family_names() -> str:
     return ", ".join(name for family in FAMILIES.values() for name in family.names)
 
 
+LOADS_NOTHING = ("echo", "openai")
+"""Frameworks whose models are not loaded by the host that asks them."""
+
+
 def takes_time_to_load(model: Model) -> bool:
     """Whether an engine of this model is loaded by the host it runs on."""
-    return model.framework not in ("echo", "openai")
+    return model.framework not in LOADS_NOTHING
 
 
 def needs_gpu(model: Model) -> bool:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-
-Tokens: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 LONGEST_PERIOD = 100
 EXACT = 300

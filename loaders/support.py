@@ -22,7 +22,7 @@ from loaders.checkpoint import (
     scheme_name,
 )
 from loaders.errors import LoadError
-from loaders.families import FAMILIES, Family
+from loaders.families import FAMILIES, LOADS_NOTHING, Family
 from loaders.vlm_loader import InferenceFramework, QuantizationType, VLMConfig
 from pagemill.errors import EngineError, UsageError
 
@@ -276,7 +276,7 @@ def quantization_name(model: Model) -> str:
     EngineError
         The config of a hub model cannot be had.
     """
-    if model.framework in ("echo", "openai"):
+    if model.framework in LOADS_NOTHING:
         return model.quantization
     if is_folder(model.id) and not Path(model.id).expanduser().is_dir():
         raise UsageError(f"model.id: {model.id}: no such folder")

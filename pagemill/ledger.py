@@ -328,7 +328,7 @@ class Ledger:
                 pages = pa.array(document.pages, table.schema.field("page_number").type)
                 mine = pc.and_(mine, pc.is_in(table["page_number"], value_set=pages))
             keep = pc.and_(keep, pc.invert(mine))
-        new = pa.Table.from_pylist([r for d in batch for r in d.rows], schema=self.schema)
+        new = self._table([row for document in batch for row in document.rows])
         merged = pa.concat_tables([table.filter(keep), new], promote_options="default")
         metadata = max(table.schema.metadata or {}, self.schema.metadata, key=_version)
         merged = merged.replace_schema_metadata(metadata)

@@ -59,7 +59,7 @@ class WhenBusy(StrEnum):
 class Model(_Part):
     """The model that reads, and how it is loaded."""
 
-    name: str = Field(description="the loader, one of `loaders.create_vlm_loader`'s names")
+    name: str = Field(description="the loader, one of `create_vlm_loader`'s names")
     id: str = Field(description="hub id, or a folder: ./, ../ (from the config file) or /")
     revision: str | None = Field(None, description="hub commit; pin it for reproducible runs")
     framework: Literal["transformers", "vllm", "sglang", "openai", "echo"] = "transformers"
@@ -85,7 +85,7 @@ class Output(_Part):
 
 
 class Render(_Part):
-    """How a page becomes pixels. Everything here but `workers` is part of the recipe."""
+    """How a page becomes pixels. All of it is part of the recipe."""
 
     renderer: Renderer = Renderer.AUTO
     max_pixels: int = Field(1_310_720, ge=784, description="of a page as the model gets it")

@@ -68,7 +68,7 @@ class Picture(NamedTuple):
     layer : str or None
         The PDF's own text.
     layer_fit : (float, float) or None
-        How that text lies on the ink, see `tasks.layer.fit`.
+        How that text lies on the ink, see `tasks.layer.fit_of`.
     damage : str or None
         Why this is not all of it.
     """

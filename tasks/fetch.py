@@ -65,16 +65,6 @@ class Fetched:
     file: IO[bytes]
     sha256: str
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.source.size
-
-    @property
-    def etag(self) -> str:
-        """The storage's version mark of these bytes."""
-        return self.source.etag
-
     def close(self) -> None:
         """Give the temporary file back."""
         self.file.close()

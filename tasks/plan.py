@@ -162,16 +162,14 @@ class Plan:
                 FROM documents d JOIN parts p ON p.id = d.part
                 WHERE d.uri = selected.uri AND d.etag <> selected.etag"""
             )
-            opened = (
-                ()
-                if current is None
-                else self.db.execute(
-                    """SELECT d.uri, d.open FROM documents d JOIN selected s ON s.uri = d.uri
+            if current is None:
+                return
+            opened = self.db.execute(
+                """SELECT d.uri, d.open FROM documents d JOIN selected s ON s.uri = d.uri
                 WHERE d.open IS NOT NULL AND s.reason IS NULL"""
-                )
             )
             for uri, text in opened:
-                self._add_due(uri, text, current or {})
+                self._add_due(uri, text, current)
 
     def redo(self, uri: str, numbers: Iterable[int | None], tries: int) -> None:
         """Have committed pages of a document read again (all of it where a number is None).

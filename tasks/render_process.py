@@ -33,7 +33,6 @@ _MAX_MESSAGE = 300
 _START_SECONDS = 120.0  # a fork on an overloaded machine; no document is read yet
 _TICK = 0.2
 
-
 CHUNKS = {"pdfium": 1, "image": 1, "poppler": 8}
 """Pages asked for at once: poppler starts three processes for each chunk."""
 
@@ -91,8 +90,7 @@ class Child:
         clock: Clock,
         passwords: Sequence[str] = (),
     ) -> None:
-        self._drawer, self._render, self._clock = drawer, settings.render, clock
-        self._limits = settings.limits
+        self._drawer, self._clock, self._limits = drawer, clock, settings.limits
         self.locked = False
         seconds = settings.limits.seconds_per_page
         # Poppler keeps the time itself, process by process; this is for when it does not.

@@ -117,24 +117,24 @@ class Worker:
     # Equal bytes under two names are read once. The first to come reads; the others wait for
     # its rows, at the end of their shard, when they have nothing left that anyone waits for.
 
-    def claim(self, sha256: str) -> Future[list[Row]] | None:
+    def claim(self, key: str) -> Future[list[Row]] | None:
         """None for the first to ask, who must `fulfil` or `drop`; the others get its future."""
         with self._lock:
-            if sha256 in self._readings:
-                return self._readings[sha256]
-            self._readings[sha256] = Future()
+            if key in self._readings:
+                return self._readings[key]
+            self._readings[key] = Future()
             return None
 
-    def fulfil(self, sha256: str, rows: list[Row]) -> None:
+    def fulfil(self, key: str, rows: list[Row]) -> None:
         """Give the rows of a claimed document to those who wait for them."""
         with self._lock:
-            reading = self._readings.get(sha256)
+            reading = self._readings.get(key)
         if reading and not reading.done():
             reading.set_result(rows)
 
-    def drop(self, sha256: str, error: BaseException | None = None) -> None:
+    def drop(self, key: str, error: BaseException | None = None) -> None:
         """Forget a claim: its rows are committed, or `error` has ended the work on it."""
         with self._lock:
-            reading = self._readings.pop(sha256, None)
+            reading = self._readings.pop(key, None)
         if reading and error and not reading.done():
             reading.set_exception(error)

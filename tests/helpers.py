@@ -60,6 +60,14 @@ def make_pdf(path: Path, pages: int = 1, words: str = "") -> Path:
     return path
 
 
+def make_pdfs(folder: Path, count: int, pages: int) -> Path:
+    """A new folder of PDFs: 0.pdf, 1.pdf, …"""
+    folder.mkdir()
+    for number in range(count):
+        make_pdf(folder / f"{number}.pdf", pages)
+    return folder
+
+
 def make_image(path: Path, words: str = "picture") -> Path:
     """A picture with a few words on it."""
     image = Image.new("RGB", (300, 200), "white")

@@ -100,7 +100,7 @@ def test_the_bytes_come_whole_with_their_hash_and_etag(place: Place, size: int) 
     source = find(put(data), settings)
     with success(source, settings) as fetched:
         assert fetched.source == source
-        assert (fetched.size, fetched.etag) == (size, source.etag)
+        assert (fetched.source.size, fetched.source.etag) == (size, source.etag)
         assert fetched.sha256 == hashlib.sha256(data).hexdigest()
         assert fetched.file.read() == data
         assert fetched.file.seek(0) == 0
@@ -305,7 +305,7 @@ def test_an_object_replaced_while_a_broken_body_is_read_is_read_anew(
     proxy.decide = replace_before_the_rest
     with success(source, settings) as fetched:
         assert fetched.file.read() == new
-        assert fetched.etag == etags[0] != source.etag
+        assert fetched.source.etag == etags[0] != source.etag
 
 
 def test_a_body_that_always_breaks_is_raised(
@@ -368,7 +368,7 @@ def test_a_multipart_upload_is_read_with_its_own_kind_of_etag(s3: S3Server) -> N
     assert etag.endswith("-2")
     source = find(f"s3://{bucket}/a.pdf", settings)
     with success(source, settings) as fetched:
-        assert fetched.etag == source.etag == etag
+        assert fetched.source.etag == source.etag == etag
         assert fetched.file.read() == b"".join(parts)
 
 

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import echo_settings, look, make_pdf, run, table
+from helpers import echo_settings, look, make_pdfs, run, table
 
+from flows import story
 from flows.progress import line
 from flows.story import shard_rows
+from tasks.estimate import estimate
 from tasks.feed import Fed
 from tasks.gauges import Report, together
 from tasks.gpu_memory import GpuMemory
@@ -22,11 +24,7 @@ from tasks.report import sheet_rows
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(3):
-        make_pdf(folder / f"{number}.pdf", 4)
-    return folder
+    return make_pdfs(tmp_path / "in", 3, 4)
 
 
 def test_a_balance_sheet_shows_rates_queue_and_price(tmp_path: Path, source: Path) -> None:
@@ -66,6 +64,24 @@ def test_each_shard_has_its_own(tmp_path: Path, source: Path) -> None:
         assert receipt.idle is not None and receipt.hungry is not None
         assert 0 <= receipt.idle <= receipt.hungry <= 1
         assert row["engine not full"] == f"{receipt.hungry:.1%}"
+
+
+def test_a_dry_run_tells_time_and_price(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = echo_settings(tmp_path, work__gpu_hour_price=1e6)
+    balance = run(source, tmp_path / "out", settings)
+    make_pdfs(source / "more", 1, 500)
+    worker, plan = look(source, tmp_path / "out", settings)
+    worker.ledger.write_run(balance.run_id, balance.as_dict())
+    facts = {**plan.summary(), **estimate(plan, settings, worker.ledger)}
+    told: list[Any] = []
+    monkeypatch.setattr(story, "create_table_artifact", lambda *a: told.append(a))  # the UI
+    said = story.publish_estimate(facts)
+    assert said.startswith("dry run: 1 shards, 500 pages of 4 documents, about ")
+    assert said.endswith(f", price about {facts['price']}")
+    assert facts["price"] > 0
+    assert {"what": "price", "value": str(facts["price"])} in told[0][0]
 
 
 def test_a_shard_that_asks_nothing_has_no_shares(tmp_path: Path) -> None:

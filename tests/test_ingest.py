@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from helpers import make_image, make_pdf, name, table, write_config
+from helpers import make_image, make_pdf, make_pdfs, name, table, write_config
 
 from pagemill.errors import StorageError, UsageError
 
@@ -35,10 +35,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(6):
-        make_pdf(folder / f"{number}.pdf", 2)
+    folder = make_pdfs(tmp_path / "in", 6, 2)
     make_image(folder / "picture.png")
     (folder / "empty.pdf").write_bytes(b"")
     return folder

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from helpers import echo_settings, make_pdf, name, run, table, write_config
+from helpers import echo_settings, make_pdf, make_pdfs, name, run, table, write_config
 from test_ledger import T0, document, row
 
 import pagemill
@@ -290,10 +290,7 @@ def test_a_recipe_is_named_where_there_are_several(ledger: Ledger) -> None:
 @pytest.fixture
 def local(tmp_path: Path) -> Path:
     """An output on disk, made by a run."""
-    source = tmp_path / "in"
-    source.mkdir()
-    for number in range(3):
-        make_pdf(source / f"{number}.pdf", 2)
+    source = make_pdfs(tmp_path / "in", 3, 2)
     run(source, tmp_path / "out", echo_settings(tmp_path, work__part_pages=1))
     return tmp_path / "out"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import echo_settings, look, make_pdf, run
+from helpers import echo_settings, look, make_pdf, make_pdfs, run
 
 from flows.ingest import _raise_for
 from pagemill.errors import Unbalanced
@@ -19,11 +19,7 @@ from tasks.report import headline, sheet_rows
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(6):
-        make_pdf(folder / f"{number}.pdf", 2)
-    return folder
+    return make_pdfs(tmp_path / "in", 6, 2)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import echo_settings, look, make_pdf, table, write_config
+from helpers import echo_settings, look, make_pdfs, table, write_config
 from PIL import Image
 
 from loaders import resident as residency
@@ -65,11 +65,7 @@ def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(3):
-        make_pdf(folder / f"{number}.pdf", 4)
-    return folder
+    return make_pdfs(tmp_path / "in", 3, 4)
 
 
 def begun(worker: Worker, shards: Any) -> tuple[ThreadPoolExecutor, list[Future[Any]]]:
