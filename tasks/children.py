@@ -224,12 +224,11 @@ class Child:
     def _connect(self, address: dict[str, str], job: Job) -> _Remote:
         manager = _Manager(address["address"], authkey=bytes.fromhex(address["authkey"]))
         deadline = time.monotonic() + START_SECONDS
-        while not os.path.exists(address["address"]) and time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise WorkerLost(self._obituary())
-            time.sleep(0.02)
         with self._lifeline():
-            manager.connect()
+            while not _connected(manager):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise WorkerLost(self._obituary())
+                time.sleep(0.02)
             remote: _Remote = manager.worker(job, self.name)  # type: ignore[attr-defined]
             return remote
 
@@ -251,6 +250,14 @@ class Child:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         return f"worker {self.name} (process {self.pid}) {how}{hint}"
+
+
+def _connected(manager: _Manager) -> bool:
+    """Connect, unless nobody listens yet: the socket is there a moment before."""
+    with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+        manager.connect()
+        return True
+    return False
 
 
 def _spawn(

@@ -211,8 +211,8 @@ class _ShardRun:
             document.reading.remove(facts.number)
             self._complete_if_whole(document)
 
-        document.reading.add(facts.number)
-        self.window.read(key, ask, finish)
+        if self.window.read(key, ask, finish):
+            document.reading.add(facts.number)
 
     def _add_row(self, document: OpenDocument, row: Row) -> None:
         self.writer.count(row)

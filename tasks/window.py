@@ -78,10 +78,11 @@ class Window:
         key: str,
         ask: Callable[[], dict[str, Future[Answer]]],
         finish: Callable[[Answers], None],
-    ) -> None:
+    ) -> bool:
         """Ask about a page as soon as there is room; `finish` gets its answers.
 
         `finish` is called by this thread in a later call of this window, and never holds it up.
+        Gives whether the page was asked about: not if the shard's time was up before.
 
         Raises
         ------
@@ -91,6 +92,9 @@ class Window:
             The engine failed, or has not ended a page long after it was told to.
         """
         self._worker.room.enter(self.settle)
+        if self.over:
+            self._worker.room.leave()
+            return False
         try:
             asked = ask()
         except BaseException:
@@ -99,6 +103,7 @@ class Window:
         reading = self._open[key] = _Reading(dict.fromkeys(asked), finish)
         for name, answer in asked.items():
             answer.add_done_callback(partial(self._arrived, key, reading, name))
+        return True
 
     def settle(self, seconds: float = 0) -> None:
         """Finish the pages that are answered; waits so long for the first of them."""

@@ -1,8 +1,9 @@
-"""A small server that speaks OpenAI's chat protocol, for tests: `python chat_server.py PORT MODEL`.
+"""A small server that speaks OpenAI's chat protocol, for tests: `python chat_server.py MODEL`.
 
 What it answers is written in the prompt, as JSON: ``say`` (a list of words), ``delay`` (seconds
 before each), ``fail`` (statuses to answer first), ``finish``, ``cut`` (close after so many words).
 Any other prompt is answered with the hash of the image's pixels. ``/seen`` tells what it saw.
+Its port is the first line that it prints.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def pixels(image: Image.Image) -> str:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     model = ""
+    is_open = False
     key = os.environ.get("CHAT_SERVER_KEY")
 
     def do_GET(self) -> None:
@@ -50,20 +52,29 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with LOCK:
-            SEEN["requests"] += 1
-            SEEN["open"] += 1
-            SEEN["most"] = max(SEEN["most"], SEEN["open"])
-            SEEN["keys"].append(self.headers.get("Authorization"))
-            SEEN["bodies"].append({k: v for k, v in body.items() if k != "messages"})
+        self._begin(body)
         try:
             self._chat(body)
         except (BrokenPipeError, ConnectionResetError):
             with LOCK:
                 SEEN["left"] += 1
         finally:
-            with LOCK:
-                SEEN["open"] -= 1
+            self._end()
+
+    def _begin(self, body: dict[str, Any]) -> None:
+        with LOCK:
+            SEEN["requests"] += 1
+            SEEN["open"] += 1
+            SEEN["most"] = max(SEEN["most"], SEEN["open"])
+            SEEN["keys"].append(self.headers.get("Authorization"))
+            SEEN["bodies"].append({k: v for k, v in body.items() if k != "messages"})
+        self.is_open = True
+
+    def _end(self) -> None:
+        """Before the last that the client waits for: it may ask again while this thread sleeps."""
+        with LOCK:
+            SEEN["open"] -= self.is_open
+        self.is_open = False
 
     def _chat(self, body: dict[str, Any]) -> None:
         *images, text = body["messages"][0]["content"]
@@ -110,6 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         end = {"delta": {}, "finish_reason": order.get("finish", "stop")}
         self._event({"choices": [end]})
         usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
+        self._end()
         self._event({"choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
@@ -124,6 +136,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _json(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
+        self._end()
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -142,8 +155,10 @@ class Server(ThreadingHTTPServer):
 
 def serve(port: int, model: str) -> None:
     Handler.model = model
-    Server(("127.0.0.1", port), Handler).serve_forever()
+    server = Server(("127.0.0.1", port), Handler)
+    print(server.server_port, flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2])
+    serve(0, sys.argv[1])

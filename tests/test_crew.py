@@ -18,7 +18,7 @@ from helpers import echo_settings, make_pdf, name, run, table
 
 from pagemill.errors import EngineError, OrchestratorError, Stopped, UsageError, WorkerLost
 from pagemill.settings import Settings
-from tasks.children import Child, _Served, child_makers, claim, visible_gpus
+from tasks.children import Child, _Manager, _Served, child_makers, claim, visible_gpus
 from tasks.crew import Crew, muster
 from tasks.job import Job, open_job
 from tasks.plan import Plan, plan_job
@@ -271,6 +271,24 @@ def test_an_error_of_a_child_s_system_is_not_taken_for_its_death(
     ran = Ran(source, tmp_path / "out", settings(tmp_path))
     with pytest.raises(RuntimeError, match="Too many open files"):
         _Served(ran.worker).process(ran.plan.shards[0])
+
+
+def test_a_child_that_does_not_listen_yet_is_waited_for(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, errors = _Manager.connect, [ConnectionRefusedError, FileNotFoundError]
+
+    def early(self: _Manager) -> None:
+        if errors:
+            raise errors.pop()
+        connect(self)
+
+    monkeypatch.setattr(_Manager, "connect", early)
+    job = open_job(str(source), str(tmp_path / "out"), settings(tmp_path))
+    child = Child(job, "child-1", None, None)
+    report = child.report()
+    child.close()
+    assert report.worker == "child-1" and not errors
 
 
 def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> None:

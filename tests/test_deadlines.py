@@ -49,22 +49,36 @@ def source(tmp_path: Path) -> Path:
 
 
 def hang_on(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, key: str, said: str = "", temperature: float = 0
+    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
+    key: str,
+    said: str = "",
+    temperature: float = 0,
+    alone: bool = False,
 ) -> Callable[[], int]:
-    """The engine does not come to an end with these pages, and the clock runs; how often."""
+    """The engine does not come to an end with these pages, and the clock runs; how often.
+
+    It hardly goes on once the engine is told to end: that may take real time. `alone`: the engine
+    goes on when it is told to end all that waits for it, too.
+    """
     dawdle, complete, times = EchoEngine._dawdle, EchoEngine._complete, [0]
+    abort = EchoEngine.abort
 
     def hang(self: EchoEngine, jobs: list[Job]) -> None:
         asked = {(job.request.key.split("/")[-1], job.request.temperature) for job in jobs}
         if (key, temperature) in asked:
             times[0] += 1
             clock.step = 100
-            while not all(job.ending for job in jobs):
+            while not all(job.ending for job in jobs) or (alone and self._waiting):
                 self._wake.acquire()
                 self._wake.wait(0.01)
                 self._wake.release()
             clock.step = 0
         dawdle(self, jobs)
+
+    def tell(self: EchoEngine, key: str) -> None:
+        clock.step = min(clock.step, 1)
+        abort(self, key)
 
     def cut_off(self: EchoEngine, job: Job, seconds: float) -> Completion:
         if job.aborted:
@@ -72,6 +86,7 @@ def hang_on(
         return complete(self, job, seconds)
 
     monkeypatch.setattr(EchoEngine, "_dawdle", hang)
+    monkeypatch.setattr(EchoEngine, "abort", tell)
     monkeypatch.setattr(EchoEngine, "_complete", cut_off)
     return lambda: times[0]
 
@@ -146,7 +161,7 @@ def test_what_a_shard_has_no_time_for_fails_until_the_next_run(
     make_pdf(source / "b.pdf", 30)
     for letter in "cdef":
         make_pdf(source / f"{letter}.pdf", 1)
-    hang_on(monkeypatch, clock, "b.pdf 3")
+    hang_on(monkeypatch, clock, "b.pdf 3", alone=True)
     settings = one_by_one(
         tmp_path, limits__shard_seconds=300, render__text_layer="never", work__shard_documents=9
     )
@@ -242,6 +257,16 @@ def test_an_engine_that_does_not_end_a_page_is_broken(clock: Clock) -> None:
     clock.now = 230
     with pytest.raises(EngineError, match="has not after 110 s: key"):
         window.settle()
+
+
+def test_nothing_more_is_asked_about_once_the_time_of_a_shard_is_up(clock: Clock) -> None:
+    engine = Engine(shard_seconds=100)
+    window = Window(engine)  # type: ignore[arg-type]
+    clock.now = 101
+    window.settle()
+    for _ in range(10):  # of nine places
+        assert not window.read("key", lambda: pytest.fail("it was asked about"), lambda _: None)
+    assert window.is_empty()
 
 
 def test_no_time_runs_while_the_model_is_loaded(clock: Clock) -> None:

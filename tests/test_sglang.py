@@ -107,11 +107,16 @@ def test_it_serves_reads_and_ends_with_all_its_children(model: str) -> None:
 
 def test_it_dies_with_its_parent_even_when_it_will_not(tmp_path: Path) -> None:
     """The parent is killed outright, the server ignores SIGTERM."""
-    port = free_port()
+    port, keeper = free_port(), tmp_path / "keeper.py"
+    keeper.write_text(
+        "import sys; from loaders import server; server.GRACE = 1.0\n"
+        "sys.exit(server.keep(int(sys.argv[1]), sys.argv[2:]))"
+    )
     code = (
-        "import sys, time; from pathlib import Path; from loaders.server import Server\n"
-        f"server = Server([sys.executable, '-m', 'sglang.launch_server', '--port', '{port}', "
-        "'--served-model-name', 'm'], "
+        "import sys, time; from pathlib import Path; from loaders import server\n"
+        f"server.__file__ = {str(keeper)!r}\n"  # one that waits for a shorter time
+        f"server = server.Server([sys.executable, '-m', 'sglang.launch_server', '--port', "
+        f"'{port}', '--served-model-name', 'm'], "
         f"'http://127.0.0.1:{port}/health', Path({str(tmp_path / 'log')!r}))\n"
         "server.wait(60); print('ready', flush=True); time.sleep(600)"
     )
@@ -146,8 +151,11 @@ def test_a_server_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; print('loading', flush=True); time.sleep(600)"]
     server = Server(command, f"http://127.0.0.1:{free_port()}/health", tmp_path / "log")
     try:
-        with pytest.raises(LoadError, match="the server was not ready after 1 s: loading"):
-            server.wait(1)
+        while server.log.stat().st_size == 0:
+            assert server.running
+            time.sleep(0.05)
+        with pytest.raises(LoadError, match=r"the server was not ready after 0\.5 s: loading"):
+            server.wait(0.5)
     finally:
         server.stop()
     assert not server.running
