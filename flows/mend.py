@@ -9,8 +9,7 @@ import click
 from flows.command import options, run_flow, settings
 from flows.look import show_plan
 from pagemill.errors import ErrorKind, UsageError
-
-_STATUSES = ("ok", "blank", "fallback", "partial", "failed", "skipped")
+from pagemill.status import Status
 
 
 @click.command()
@@ -19,7 +18,7 @@ _STATUSES = ("ok", "blank", "fallback", "partial", "failed", "skipped")
 @click.option(
     "--status",
     multiple=True,
-    type=click.Choice(_STATUSES),
+    type=click.Choice([status.value for status in Status]),
     help="Pages of this status. Repeatable.",
 )
 @click.option(

@@ -98,7 +98,7 @@ def declared_quantization(config: dict[str, Any]) -> dict[str, Any]:
 def scheme_name(declared: dict[str, Any]) -> str:
     """The real name of a checkpoint's own quantization, such as ``fp8`` or ``bnb-nf4``."""
     method = str(declared.get("quant_method", "")) if declared else "none"
-    if method != "bitsandbytes" and not method.startswith("bitsandbytes"):
+    if not method.startswith("bitsandbytes"):
         return method or "unknown"
     if declared.get("load_in_8bit", declared.get("_load_in_8bit")):
         return "bnb-int8"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pagemill.errors import ERRORS, MAX_TRIES, ErrorKind
-from pagemill.schema import Status
+from pagemill.status import Status
 
 _OPEN = (Status.FAILED, Status.SKIPPED)
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from pagemill.committed import FACTS, Committed, committed, count_errors
 from pagemill.errors import StorageError
-from pagemill.schema import Status
+from pagemill.status import Status
 
 VERSION = 1
 """Raised whenever a table here changes: files of other versions are thrown away."""

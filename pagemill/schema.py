@@ -7,34 +7,12 @@ columns of their own. The Arrow schema, the README's table and the checks are ma
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from typing import NamedTuple
 
 import pyarrow as pa
 
 SCHEMA_VERSION = "2"
 """Of the columns; 2 added what the engine weighs and how sure it was. Older parts stay readable."""
-
-
-class Status(StrEnum):
-    """What became of a page."""
-
-    OK = "ok"
-    BLANK = "blank"
-    FALLBACK = "fallback"
-    PARTIAL = "partial"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-STATUS_MEANING: dict[Status, str] = {
-    Status.OK: "every output is there and whole",
-    Status.BLANK: "nothing on the page; no model time spent",
-    Status.FALLBACK: "the model failed; `text` is the PDF's own text layer",
-    Status.PARTIAL: "an output is missing or cut off (`finish_reason`), or the file is damaged",
-    Status.FAILED: "no output; `error_kind` and `error_message` say why",
-    Status.SKIPPED: "in scope but not read, with the reason",
-}
 
 
 class Column(NamedTuple):

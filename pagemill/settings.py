@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from pagemill.errors import ErrorKind
+from pagemill.status import Status
 
 
 class _Part(BaseModel):
@@ -139,7 +140,7 @@ class Limits(_Part):
 class Redo(_Part):
     """Committed pages that count as missing: those of which all that is given here is true."""
 
-    status: list[Literal["ok", "blank", "fallback", "partial", "failed", "skipped"]] = []
+    status: list[Status] = []
     error_kind: list[ErrorKind] = []
     confidence_below: float | None = Field(
         None, gt=0, le=1, description="mean probability of a token, of any output"

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any
 
 from pagemill.ledger import Ledger
-from pagemill.schema import RESERVED, Status
+from pagemill.schema import RESERVED
+from pagemill.status import Status
 from tasks.job import Job
 from tasks.plan import plan_job
 from tasks.reconcile import audit, missing

@@ -1,19 +1,17 @@
 """Workers in processes of their own on this host: one for each GPU, or `work.workers` on a CPU.
 
-A GPU is claimed by a lock on a file, which the kernel frees however its holder ends. The child
-holds it, sees no other GPU, loads its engine beside its first work, and ends when its parent is
-gone. Shards and receipts travel over a Unix socket that only the two can open.
+A child holds the claim to its GPU, sees no other one, loads its engine beside its first work, and
+ends when its parent is gone. Shards and receipts travel over a Unix socket that only the two can
+open.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,14 +21,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from multiprocessing.managers import BaseManager, BaseProxy
 from pathlib import Path
 from typing import cast
 
 from loaders.families import needs_gpu
-from pagemill.errors import EngineError, PagemillError, UsageError, WorkerLost
+from pagemill.errors import PagemillError, UsageError, WorkerLost
 from tasks.gauges import Report
+from tasks.gpus import claim, visible_gpus
 from tasks.hand import STOP_SECONDS
 from tasks.job import Job
 from tasks.process import process_shard
@@ -44,7 +42,6 @@ SILENT_SECONDS = 600.0
 _PROJECT = Path(__file__).resolve().parents[1]
 _GONE = (EOFError, OSError)
 """What a call raises when the process at the other end has died."""
-_claiming = threading.Lock()
 
 
 def child_makers(job: Job) -> list[Callable[[int | None], Child]]:
@@ -67,70 +64,6 @@ def child_makers(job: Job) -> list[Callable[[int | None], Child]]:
             f"not fit on the {len(gpus)} GPUs here: see `pagemill doctor`, or lower work.workers"
         )
     return [partial(Child, job, "gpu", gpus)] * (work.workers or room)
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, by index, UUID or MIG name. CUDA is not touched."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        names = (name.strip() for name in chosen.split(","))
-        return list(takewhile(lambda name: name and not name.startswith("-"), names))
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(query, capture_output=True, text=True, timeout=60)
-    return listed.stdout.split() if listed.returncode == 0 else []
-
-
-@contextlib.contextmanager
-def claim(gpus: list[str], count: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Claim `count` of these GPUs: their names, and open files to hand to who shall hold them.
-
-    Raises
-    ------
-    EngineError
-        Other runs hold too many of them.
-    """
-    names: list[str] = []
-    files: list[int] = []
-    try:
-        with _claiming:  # in one go, so that neighbours stay together
-            for gpu in gpus:
-                file = _open_lock(gpu)
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(file)
-                    continue
-                names.append(gpu)
-                files.append(file)
-                if len(names) == count:
-                    break
-        if len(names) < count:
-            raise EngineError(
-                f"other runs of pagemill hold the GPUs of this host (locks in {_locks()}): wait "
-                "for them, or lower work.workers"
-            )
-        yield names, files
-    finally:
-        for file in files:
-            os.close(file)
-
-
-def _locks() -> Path:
-    return Path(tempfile.gettempdir()) / "pagemill-gpus"
-
-
-def _open_lock(gpu: str) -> int:
-    folder = _locks()
-    if not folder.is_dir():
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o777)  # for the runs of other users, too
-    path = folder / f"{gpu.replace('/', '-')}.lock"
-    if not path.exists():
-        path.touch()
-        path.chmod(0o666)
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Child:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from pagemill.errors import ErrorKind
-from pagemill.schema import Status
 from pagemill.settings import Select
+from pagemill.status import Status
 
 FOREIGN = (ErrorKind.NOT_A_DOCUMENT, ErrorKind.UNSUPPORTED)
 SUFFIXES = (

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from pagemill.committed import count_errors
 from pagemill.ledger import Ledger
-from pagemill.schema import Status
 from pagemill.settings import Settings
+from pagemill.status import Status
 from tasks.gauges import Report, together
 from tasks.job import Job
 from tasks.plan import Plan

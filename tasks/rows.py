@@ -13,7 +13,7 @@ from pagemill.document import Failure, PageFacts, PageFailure, SourceObject
 from pagemill.errors import ErrorKind
 from pagemill.parts import Row
 from pagemill.recipe import Recipe
-from pagemill.schema import Status
+from pagemill.status import Status
 from tasks.layer import why_garbage
 from tasks.read import Answer
 

@@ -18,8 +18,9 @@ from helpers import echo_settings, make_pdf, name, run, table
 
 from pagemill.errors import EngineError, OrchestratorError, Stopped, UsageError, WorkerLost
 from pagemill.settings import Settings
-from tasks.children import Child, _Manager, _Served, child_makers, claim, visible_gpus
+from tasks.children import Child, _Manager, _Served, child_makers
 from tasks.crew import Crew, muster
+from tasks.gpus import claim, visible_gpus
 from tasks.job import Job, open_job
 from tasks.plan import Plan, plan_job
 from tasks.reconcile import Balance, Work, reconcile

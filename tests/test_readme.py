@@ -17,8 +17,9 @@ from benchmarks.summary import headlines, read_results
 from loaders.support import support_table
 from pagemill.config import CONFIGS, load_settings
 from pagemill.errors import ERRORS, EXIT_CODES
-from pagemill.schema import AFTER_OUTPUTS, BEFORE_OUTPUTS, PER_OUTPUT, STATUS_MEANING, row_schema
+from pagemill.schema import AFTER_OUTPUTS, BEFORE_OUTPUTS, PER_OUTPUT, row_schema
 from pagemill.settings import Limits, Settings
+from pagemill.status import STATUS_MEANING
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = PROJECT / "README.md"
