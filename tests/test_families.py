@@ -129,6 +129,19 @@ def test_each_family_runs_on_its_own_class_and_sees_its_images(
     assert len(set(answers)) == len(answers), answers
 
 
+def read_both_ways(
+    loader: VLMLoader, requests: list[Request]
+) -> tuple[list[Completion], list[int]]:
+    """Requests one by one and together, which must say the same; rows of each step together."""
+    alone = [read(loader, request)[0] for request in requests]
+    sizes: list[int] = []
+    model_of(loader).register_forward_hook(lambda *a: sizes.append(len(a[-1].logits)))
+    together = read(loader, *requests)
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert [answer.prompt_tokens for answer in together] == [a.prompt_tokens for a in alone]
+    return alone, sizes
+
+
 @family
 def test_a_batch_says_what_its_pages_say_alone(load: Callable[..., VLMLoader], family: str) -> None:
     loader = load(family)
@@ -138,12 +151,7 @@ def test_a_batch_says_what_its_pages_say_alone(load: Callable[..., VLMLoader], f
         Request((picture(3, (60, 200)),), "Transcribe the text of this page.", 20),
         Request((picture(5),), "page", 24),
     ]
-    alone = [read(loader, request)[0] for request in requests]
-    sizes: list[int] = []
-    model_of(loader).register_forward_hook(lambda *a: sizes.append(len(a[-1].logits)))
-    together = read(loader, *requests)
-    assert [answer.text for answer in together] == [answer.text for answer in alone]
-    assert [answer.prompt_tokens for answer in together] == [a.prompt_tokens for a in alone]
+    _, sizes = read_both_ways(loader, requests)
     if family == "mllama":  # its cross-attention is neither joined nor cut
         assert set(sizes) == {4}
     else:
@@ -162,12 +170,7 @@ def test_pages_take_the_places_of_those_that_end(
         Request((picture(n, (60 + 50 * n, 90)),) * (n != 4), words[5 * n :], 9 + 7 * (n % 3))
         for n in range(7)
     ]
-    alone = [read(loader, request)[0] for request in requests]
-    sizes: list[int] = []
-    model_of(loader).register_forward_hook(lambda *a: sizes.append(len(a[-1].logits)))
-    together = read(loader, *requests)
-    assert [answer.text for answer in together] == [answer.text for answer in alone]
-    assert [answer.prompt_tokens for answer in together] == [a.prompt_tokens for a in alone]
+    alone, sizes = read_both_ways(loader, requests)
     if family != "mllama":
         steps = sum(answer.completion_tokens - 1 for answer in alone)
         assert len(sizes) < 7 + steps * 0.75, "places stayed empty"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -50,8 +51,25 @@ def test_no_imports_in_circles() -> None:
     TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
-def _loaded_after(statement: str) -> list[str]:
-    code = f"import sys; {statement}; print(*[m for m in {HEAVY} if m in sys.modules])"
+REFERENCE = re.compile(r"`(pagemill|loaders|tasks|flows|training)\.(\w+)(?:\.(\w+))?[\w.()]*`")
+
+
+def test_what_docstrings_name_is_there() -> None:
+    """Such as `tasks.window`, or `tasks.layer.fit_of`."""
+    lost = []
+    for file in (file for part in (*LAYERS, "training", "benchmarks") for file in _files(part)):
+        for part, module, name in REFERENCE.findall(file.read_text(encoding="utf-8")):
+            there = PROJECT / part / f"{module}.py"
+            if not there.exists():
+                there, name = PROJECT / part / "__init__.py", module
+            defined = re.compile(rf"^(?:\s*(?:def|class) |){name}\b" if name else "", re.MULTILINE)
+            if not there.exists() or not defined.search(there.read_text(encoding="utf-8")):
+                lost.append(f"{file.name}: {part}.{module}.{name}")
+    assert lost == []
+
+
+def _loaded_after(statement: str, of: list[str] = HEAVY) -> list[str]:
+    code = f"import sys; {statement}; print(*[m for m in {of} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -65,21 +83,13 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 
 def test_the_loaders_work_without_the_pipelines_packages() -> None:
-    code = (
-        "import sys, loaders.vllm_engine, loaders.support; "
-        "print(*[m for m in ('pydantic', 'yaml', 'prefect', 'httpx', 'torch') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    without = ["pydantic", "yaml", "prefect", "httpx", "torch"]
+    assert _loaded_after("import loaders.vllm_engine, loaders.support", without) == []
 
 
 def test_the_render_child_imports_nothing_of_the_pipeline() -> None:
-    code = (
-        "import sys, tasks.render_child; heavy = 'pydantic', 'pyarrow', 'prefect', 'torch'; "
-        "print(*[m for m in heavy if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    without = ["pydantic", "pyarrow", "prefect", "torch"]
+    assert _loaded_after("import tasks.render_child", without) == []
 
 
 def test_only_the_package_index_is_needed() -> None:

@@ -40,6 +40,10 @@ class Box(NamedTuple):
     bottom: float
 
 
+Run = tuple[int, int, Atlas, float]
+"""A piece of a text in another face: from, until, which, how much higher."""
+
+
 class Style:
     """The typography of one document."""
 
@@ -102,8 +106,8 @@ class Style:
             self.ink, self.numbered = 256, r.random() < 0.6
         self.lines = max(1, round(self.scale * r.choice([0.8, 0.8, 1.2])))
 
-    def runs(self, text: str) -> list[tuple[int, int, Atlas, float]]:
-        """Pieces of a text set in another face: from, until, which, how much higher."""
+    def runs(self, text: str) -> list[Run]:
+        """Pieces of a text set in another face."""
         found, r = [], self.r
         if self.mixed:
             words = [match.span() for match in _WORD.finditer(text)]
@@ -192,16 +196,8 @@ class Page:
         how = how or Setting()
         text = fitting(text, face)
         codes = indices(text)
-        advance = face.advance[codes] + (style.tracking if face is style.body else 0)
-        if style.word_space and face is style.body:
-            advance = np.where(codes == 0, advance + style.word_space, advance)
         runs = style.runs(text) if face is style.body or face is style.bold else []
-        which = np.zeros(len(codes), np.int16)
-        for number, (first, last, other, _) in enumerate(runs, 1):
-            if not other.has[np.minimum(codes[first:last], len(other.has) - 1)].all():
-                continue
-            which[first:last] = number
-            advance[first:last] = other.advance[codes[first:last]]
+        advance, which = _advances(codes, face, style, runs)
         leading = how.leading or (
             style.leading if face.size <= style.em * 1.05 else face.size * 1.2
         )
@@ -215,10 +211,7 @@ class Page:
             places = reach[first:last] - reach[first]
             free = box.width - start - (reach[last] - reach[first])
             if how.align == "justified" and number < len(lines) - 1 and free > 0:
-                spaces = codes[first:last] == 0
-                if spaces.sum() and free / spaces.sum() < face.size * 0.9:
-                    shift = np.concatenate([[0], np.cumsum(spaces[:-1])])
-                    places = places + shift.astype(np.float32) * (free / spaces.sum())
+                places = _stretched(places, codes[first:last], free, face.size * 0.9)
             elif how.align == "centre":
                 start += free / 2
             elif how.align == "right":
@@ -338,6 +331,29 @@ def fitting(text: str, face: Atlas) -> str:
         return text
     kept = "".join(character for character, there in zip(text, has, strict=True) if there)
     return " ".join(kept.split()) or "a"
+
+
+def _advances(codes: Array, face: Atlas, style: Style, runs: list[Run]) -> tuple[Array, Array]:
+    """How wide each character is set, and which of the runs it belongs to, from 1; 0 is none."""
+    advance = face.advance[codes] + (style.tracking if face is style.body else 0)
+    if style.word_space and face is style.body:
+        advance = np.where(codes == 0, advance + style.word_space, advance)
+    which = np.zeros(len(codes), np.int16)
+    for number, (first, last, other, _) in enumerate(runs, 1):
+        if other.has[np.minimum(codes[first:last], len(other.has) - 1)].all():
+            which[first:last] = number
+            advance[first:last] = other.advance[codes[first:last]]
+    return advance, which
+
+
+def _stretched(places: Array, codes: Array, free: float, most: float) -> Array:
+    """A line with what is free given to its spaces, unless that is too much for each."""
+    spaces = codes == 0
+    if not spaces.sum() or free / spaces.sum() >= most:
+        return places
+    before = np.concatenate([[0], np.cumsum(spaces[:-1])]).astype(np.float32)
+    moved: Array = places + before * (free / spaces.sum())
+    return moved
 
 
 def _join(codes: Array, xs: Array) -> tuple[Array, Array]:
