@@ -82,11 +82,11 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
     """The flow `ingest` without Prefect: the same functions in the same order; the `Balance`."""
     from pagemill.config import load_settings
     from pagemill.errors import Unbalanced
+    from tasks.crew import muster
     from tasks.job import open_job
-    from tasks.process import process_shard
     from tasks.reconcile import Work, reconcile
     from tasks.shift import shift
-    from tasks.worker import Worker, slots
+    from tasks.worker import Worker
 
     started = datetime.now(UTC)
     job = open_job(source, out, load_settings(config, overrides))
@@ -95,9 +95,10 @@ def run_plainly(source: str, out: str, config: str, overrides: dict[str, Any]) -
         worker.ledger.tidy(worker.deciders)
         if plan.shards:
             worker.ledger.prepare(job.recipe)
-        with ThreadPoolExecutor(slots(job.settings)) as pool:
-            receipts = list(pool.map(partial(process_shard, worker), plan.shards))
-        work = Work(receipts, reports=[worker.report()])
+        with muster(job, worker, plan.about_pages()) as crew:
+            with ThreadPoolExecutor(crew.slots) as pool:
+                receipts = list(pool.map(crew.process, plan.shards))
+            work = Work(receipts, reports=crew.reports())
         balance = reconcile(job, plan, worker.ledger, work, started)
         if not balance.balanced:
             raise Unbalanced(str(balance.missing))

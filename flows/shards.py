@@ -25,11 +25,12 @@ from tasks.plan import Plan
 from tasks.receipt import Receipt
 from tasks.reconcile import Work
 from tasks.report import pages_line
+from tasks.room import LOOK_SECONDS
 from tasks.shard import Shard
 from tasks.worker import Worker
 
 AHEAD = 2
-"""Shards submitted beyond those in flight."""
+"""Shards submitted beyond those that there is room for."""
 
 
 @task(name="process shard", task_run_name="shard-{number}", cache_policy=NO_CACHE)
@@ -68,17 +69,21 @@ def process_shards(worker: Worker, plan: Plan) -> Work:
 
 def _run(runner: ThreadPoolTaskRunner[Any], plan: Plan, crew: Crew, story: Story) -> Work:
     work = Work()
-    shards = iter(plan.shards)
-    waiting = {_submit(runner, s, crew) for s in islice(shards, crew.slots + AHEAD)}
-    while waiting:
-        ended, _ = wait([future.wrapped_future for future in waiting], return_when=FIRST_COMPLETED)
+    shards, waiting = iter(plan.shards), set[PrefectConcurrentFuture[Receipt]]()
+    while True:
+        more = max(0, crew.appetite + AHEAD - len(waiting))
+        waiting |= {_submit(runner, shard, crew) for shard in islice(shards, more)}
+        if not waiting:
+            return work
+        ended, _ = wait(
+            [future.wrapped_future for future in waiting], LOOK_SECONDS, FIRST_COMPLETED
+        )
         done = {future for future in waiting if future.wrapped_future in ended}
         waiting -= done
-        waiting |= {_submit(runner, shard, crew) for shard in islice(shards, len(done))}
         for future in done:
             _keep(work, future)
-        story.tell(crew.reports())
-    return work
+        if done:
+            story.tell(crew.reports())
 
 
 def _submit(

@@ -229,7 +229,7 @@ class Work(_Part):
     shard_mb: int = Field(256, ge=1, description="bytes of a shard's documents, about")
     part_pages: int = Field(512, ge=1, description="rows of a part before it is committed")
     shards_in_flight: int = Field(
-        2, ge=1, description="drawn at once by each worker; those that wait for last pages besides"
+        2, ge=1, description="drawn at once by each worker; more while its engine has too little"
     )
     gpu_hour_price: float | None = Field(
         None, ge=0, description="in your money; plans and balance sheets then say what it comes to"

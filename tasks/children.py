@@ -105,6 +105,10 @@ class Child:
         """Of the process."""
         return self._process.pid
 
+    def enter(self) -> None:
+        with self._lifeline():
+            self._worker.enter()
+
     def process(self, shard: Shard) -> Receipt:
         with self._lifeline():
             return self._worker.process(shard)
@@ -226,6 +230,9 @@ class _Served:
     def load(self) -> None:
         self.worker.engine()
 
+    def enter(self) -> None:
+        self.worker.enter()
+
     def process(self, shard: Shard) -> Receipt:
         try:
             return process_shard(self.worker, shard)
@@ -248,6 +255,9 @@ class _Remote(BaseProxy):
     def load(self) -> None:
         self._callmethod("load")
 
+    def enter(self) -> None:
+        self._callmethod("enter")
+
     def process(self, shard: Shard) -> Receipt:
         return cast(Receipt, self._callmethod("process", (shard,)))
 
@@ -266,7 +276,7 @@ _Manager.register(
     "worker",
     callable=lambda job, name: _Served(Worker(job, name)),
     proxytype=_Remote,
-    exposed=("warm_up", "load", "process", "report", "stop"),
+    exposed=("warm_up", "load", "enter", "process", "report", "stop"),
 )
 
 

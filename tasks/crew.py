@@ -23,6 +23,7 @@ from functools import partial
 
 from pagemill.errors import EngineError, PagemillError, Stopped, UsageError, WorkerLost
 from pagemill.ledger import Ledger
+from pagemill.settings import Settings
 from tasks.gauges import Report, together
 from tasks.hand import Hand, LocalHand, MakeHand
 from tasks.job import Job
@@ -99,17 +100,24 @@ class Crew:
     Attributes
     ----------
     slots : int
-        Shards to have in flight: `work.shards_in_flight` for each worker; for one alone, those
-        that drain besides.
+        Shards that there is ever room for: those that are drawn, and those that drain.
     """
 
-    def __init__(self, ledger: Ledger, posts: list[_Post], each: int) -> None:
+    def __init__(self, ledger: Ledger, posts: list[_Post], settings: Settings) -> None:
         self._ledger, self._posts = ledger, posts
-        self._free: queue.SimpleQueue[_Post | None] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[tuple[_Post, Hand] | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
-        self.slots = each * len(posts)
-        for post in posts * each:
-            self._free.put(post)
+        self._at_work = 0
+        self._counting = threading.Lock()
+        self._drawn = len(posts) * settings.work.shards_in_flight
+        self.slots = len(posts) * slots(settings)
+        for post in posts:
+            threading.Thread(target=self._offer, args=(post,), daemon=True).start()
+
+    @property
+    def appetite(self) -> int:
+        """Shards that there is room for now: those at work, and those that may be drawn next."""
+        return min(self.slots, self._at_work + self._drawn)
 
     def process(self, shard: Shard) -> Receipt:
         """Process a shard on the next free worker.
@@ -126,7 +134,8 @@ class Crew:
         while True:
             post, hand = self._take()
             try:
-                return hand.process(shard)
+                with self._working():
+                    return hand.process(shard)
             except (WorkerLost, EngineError, UsageError) as error:
                 if self._stopped.is_set():
                     raise Stopped("stopped") from None
@@ -136,15 +145,10 @@ class Crew:
                 # What dies while it loads is not the shard's fault.
                 lost += isinstance(error, WorkerLost) and hand.loaded
                 shard = self._after(error, post, hand, shard, last=lost == TRIES)
-            finally:
-                self._free.put(post)
 
     def _after(self, error: Exception, post: _Post, hand: Hand, shard: Shard, last: bool) -> Shard:
         """Replace a dead worker, do without a broken one; gives what is left of its shard."""
-        try:
-            post.dismiss(hand, replace=isinstance(error, WorkerLost))
-        except PagemillError as another:
-            log.warning("no worker takes its place: %s", another)
+        self._dismiss(post, hand, replace=isinstance(error, WorkerLost))
         rest = self._rest(shard)
         if last or not any(p.holder() for p in self._posts):
             raise type(error)(f"{error}; {_left(rest)}") from None
@@ -162,13 +166,25 @@ class Crew:
     def stop(self) -> None:
         """Ask all workers to stop; shards that are not finished end with `Stopped`."""
         self._stopped.set()
+        self._room.put(None)
         self._each(lambda hand: hand.stop())
 
     def close(self) -> None:
         """Let all workers go."""
+        self._stopped.set()
         self._each(lambda hand: hand.close())
 
     # -- inside ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        with self._counting:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._at_work -= 1
 
     def _each(self, do: Callable[[Hand], None]) -> None:
         """All at once: one that does not answer holds up no other."""
@@ -177,21 +193,41 @@ class Crew:
                 if post.hand is not None:
                     pool.submit(do, post.hand)
 
+    def _offer(self, post: _Post) -> None:
+        """Say each time that there is room for a shard with the worker at this place."""
+        while hand := post.holder():
+            try:
+                hand.enter()
+            except Stopped:
+                if post.holder() is hand:
+                    break
+            except Exception as error:
+                if self._stopped.is_set():
+                    break
+                if not isinstance(error, WorkerLost):
+                    log.warning("a worker that cannot be asked is replaced: %r", error)
+                self._dismiss(post, hand, replace=True)
+            else:
+                self._room.put((post, hand))
+        if self._stopped.is_set() or not any(p.holder() for p in self._posts):
+            self._room.put(None)
+
     def _take(self) -> tuple[_Post, Hand]:
         while True:
-            post = self._free.get()
-            hand = post.holder() if post else None
+            room = self._room.get()
+            current = room and room[0].holder() is room[1]
             # Only now: a fresh worker, that was waited for, has not heard of it.
-            if self._stopped.is_set():
-                self._free.put(post)  # the next in line is to be told, too
-                raise Stopped("stopped")
-            if post is None:
-                self._free.put(None)
-                raise Stopped("no worker is left")
-            if hand is not None:
-                return post, hand
-            if not any(p.holder() for p in self._posts):
-                self._free.put(None)
+            if room is None or self._stopped.is_set():
+                self._room.put(None)  # the next in line is to be told, too
+                raise Stopped("stopped" if self._stopped.is_set() else "no worker is left")
+            if current:
+                return room
+
+    def _dismiss(self, post: _Post, hand: Hand, replace: bool) -> None:
+        try:
+            post.dismiss(hand, replace)
+        except PagemillError as error:
+            log.warning("no worker takes its place: %s", error)
 
     def _rest(self, shard: Shard) -> Shard:
         self._ledger.refresh()
@@ -236,9 +272,7 @@ def muster(job: Job, worker: Worker, pages: int | None = None) -> Iterator[Crew]
             raise errors[0]
         for error in errors:
             log.warning("one worker less: %s", error)
-        # With several workers a shard had better wait for whoever is free first.
-        alone, each = len(posts) == 1, job.settings.work.shards_in_flight
-        crew = Crew(worker.ledger, posts, slots(job.settings) if alone else each)
+        crew = Crew(worker.ledger, posts, job.settings)
         try:
             yield crew
         finally:

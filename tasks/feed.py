@@ -105,6 +105,11 @@ class Feed:
         with self._lock:
             return {key for future, key in self._asked.items() if future.running()}
 
+    def is_hungry(self) -> bool:
+        """Whether the engine holds fewer requests than it could read at once."""
+        with self._lock:
+            return self._held < self.engine.capacity
+
     def so_far(self) -> Fed:
         """How the engine was fed until its last request."""
         with self._lock:

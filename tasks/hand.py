@@ -17,12 +17,16 @@ STOP_SECONDS = 10.0
 
 
 class Hand(Protocol):
-    """A worker, wherever it is. `process` is called by several threads at once.
+    """A worker, wherever it is. `process` is called by several threads at once, `enter` by one.
 
     Its engine is loaded while it works already; `loaded` says whether it ever was.
     """
 
     loaded: bool
+
+    def enter(self) -> None:
+        """Wait until it may take another shard, as `Worker.enter`. Raises `WorkerLost`."""
+        ...
 
     def process(self, shard: Shard) -> Receipt:
         """As `tasks.process.process_shard`; raises `WorkerLost` when the worker has died."""
@@ -55,6 +59,9 @@ class LocalHand:
         if takes_time_to_load(worker.job.settings.model):
             self.worker.warm_up(pages)
 
+    def enter(self) -> None:
+        self.worker.enter()
+
     def process(self, shard: Shard) -> Receipt:
         return process_shard(self.worker, shard)
 
@@ -65,4 +72,4 @@ class LocalHand:
         self.worker.stop.set()
 
     def close(self) -> None:
-        pass
+        self.stop()

@@ -42,7 +42,7 @@ R = TypeVar("R")
 
 
 def process_shard(worker: Worker, shard: Shard) -> Receipt:
-    """Read the documents of a shard and commit their rows.
+    """Read the documents of a shard and commit their rows; the caller has called `worker.enter`.
 
     Documents are committed as soon as `work.part_pages` rows are complete, so that a crash
     costs no more than that.
@@ -54,7 +54,6 @@ def process_shard(worker: Worker, shard: Shard) -> Receipt:
     Stopped
         The worker was asked to stop; likewise.
     """
-    worker.drawing.enter(worker.check_stop)
     return _ShardRun(worker, shard).run()
 
 

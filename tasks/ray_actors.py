@@ -111,8 +111,8 @@ class Actor:
 
     def __init__(self, ray: Any, job: Job, name: str, gpus: int, pages: int | None) -> None:
         self._ray, self.name = ray, name
-        # To load, to be asked and to be stopped meanwhile.
-        threads = slots(job.settings) + 3
+        # To load, to say when there is room, to be asked and to be stopped meanwhile.
+        threads = slots(job.settings) + 4
         options = {
             "num_gpus": gpus,
             "num_cpus": 0 if gpus else 1,
@@ -138,6 +138,9 @@ class Actor:
         with contextlib.suppress(PagemillError):  # its shards are told
             self._call("load")
             self.loaded = True
+
+    def enter(self) -> None:
+        self._call("enter")
 
     def process(self, shard: Shard) -> Receipt:
         receipt: Receipt = self._call("process", shard)
@@ -184,6 +187,9 @@ class _Served:
 
     def load(self) -> None:
         self._worker.engine()
+
+    def enter(self) -> None:
+        self._worker.enter()
 
     def process(self, shard: Shard) -> Receipt:
         return process_shard(self._worker, shard)

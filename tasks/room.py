@@ -1,6 +1,6 @@
-"""The room: how many pages a worker asks of its engine at a time.
+"""Rooms: how many pages a worker asks of its engine at a time, and how many shards it draws.
 
-All shards of a worker share it, so that the pictures in memory depend on the engine alone: not on
+All shards of a worker share them, so that the pictures in memory depend on the engine alone: not on
 the document, the job or the number of shards in flight.
 """
 
@@ -15,16 +15,20 @@ LOOK_SECONDS = 0.2
 
 
 class Room:
-    """A worker's places for pages, given in the order in which they are asked for. Thread-safe.
+    """Places, given in the order in which they are asked for. Thread-safe.
 
     Parameters
     ----------
     places : int
-        Pages that the engine should hold: those that it reads, and those that it reads next.
+    extra : int, optional
+        Further places, each given only after `LOOK_SECONDS` of waiting, while there is `need`.
+    need : callable, optional
     """
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(
+        self, places: int, extra: int = 0, need: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._free, self._extra, self._need = places, extra, need
         self._turns = itertools.count()
         self._waiting: set[int] = set()
         self._changed = threading.Condition()
@@ -45,9 +49,11 @@ class Room:
         with self._changed:
             self._waiting.add(turn)
             taken = self._changed.wait_for(
-                lambda: self._free and turn == min(self._waiting), LOOK_SECONDS
+                lambda: self._free > 0 and turn == min(self._waiting), LOOK_SECONDS
             )
+            if not taken and turn == min(self._waiting):
+                taken = self._free > -self._extra and self._need()
             self._waiting.discard(turn)
-            self._free -= bool(taken)
+            self._free -= taken
             self._changed.notify_all()
-            return bool(taken)
+            return taken

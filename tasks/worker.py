@@ -6,6 +6,7 @@ the resident engine, the gauges and the wish to stop.
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future
 
@@ -38,6 +39,13 @@ def slots(settings: Settings) -> int:
     return (1 + DRAINING) * settings.work.shards_in_flight
 
 
+def more_drawn(settings: Settings) -> int:
+    """Shards that may be drawn besides while the engine is hungry: half of the cores may draw."""
+    cores = len(os.sched_getaffinity(0))
+    usual = settings.work.shards_in_flight
+    return max(0, min(slots(settings), cores // 2) - usual)
+
+
 class Worker:
     """One process's share of a job."""
 
@@ -52,7 +60,8 @@ class Worker:
         self.meter = Meter()
         self._gpu_memory = GpuMemory(job.settings)
         self.room = Room(AHEAD * job.settings.model.batch_size)
-        self.drawing = Room(job.settings.work.shards_in_flight)
+        usual, extra = job.settings.work.shards_in_flight, more_drawn(job.settings)
+        self.drawing = Room(usual, extra, need=self._is_hungry)
         self.stop = threading.Event()
         self._warm = WarmEngine(job.settings.model)
         self._readings: dict[str, Future[list[Row]]] = {}
@@ -70,6 +79,16 @@ class Worker:
     def is_loading(self) -> bool:
         """Whether what is asked of the engine waits until it is loaded."""
         return self._warm.loading_seconds is not None
+
+    def enter(self) -> None:
+        """Wait until another shard may be drawn; `process_shard` gives the place back.
+
+        Raises
+        ------
+        Stopped
+            The worker was asked to stop.
+        """
+        self.drawing.enter(self.check_stop)
 
     def submit(self, request: Request) -> Future[Completion]:
         """Ask the resident engine; the answer waits for it where it is not loaded yet."""
@@ -108,6 +127,10 @@ class Worker:
     def being_read(self) -> set[str]:
         """The keys of what the engine is reading: not of what waits for it."""
         return self._warm.being_read()
+
+    def _is_hungry(self) -> bool:
+        feed = self._warm.feed
+        return feed is not None and feed.is_hungry()
 
     def check_stop(self) -> None:
         """Raise `Stopped` once somebody has asked this worker to stop."""

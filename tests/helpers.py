@@ -21,6 +21,7 @@ from tasks.plan import Plan, plan_job
 from tasks.process import process_shard
 from tasks.receipt import Receipt
 from tasks.reconcile import Balance, Work, reconcile
+from tasks.shard import Shard
 from tasks.worker import Worker
 
 ECHO: dict[str, Any] = {
@@ -84,13 +85,19 @@ def look(source: Path | str | None, out: Path | str, settings: Settings) -> tupl
     return worker, plan_job(worker.job, worker.ledger)
 
 
+def process(worker: Worker, shard: Shard) -> Receipt:
+    """A shard, as soon as the worker has room for it."""
+    worker.enter()
+    return process_shard(worker, shard)
+
+
 def run(source: Path | str | None, out: Path | str, settings: Settings) -> Balance:
     """What the flow does, without Prefect: the first error is raised."""
     started = datetime.now(UTC)
     worker, plan = look(source, out, settings)
     if plan.shards:
         worker.ledger.prepare(worker.job.recipe)
-    receipts: list[Receipt] = [process_shard(worker, shard) for shard in plan.shards]
+    receipts = [process(worker, shard) for shard in plan.shards]
     return reconcile(
         worker.job, plan, worker.ledger, Work(receipts, [], [worker.report()]), started
     )

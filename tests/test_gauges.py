@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import echo_settings, look, make_pdfs, run, table
+from helpers import echo_settings, look, make_pdfs, process, run, table
 
 from flows import story
 from flows.progress import line
@@ -17,7 +17,6 @@ from tasks.estimate import estimate
 from tasks.feed import Fed
 from tasks.gauges import Report, together
 from tasks.gpu_memory import GpuMemory
-from tasks.process import process_shard
 from tasks.reconcile import Work
 from tasks.report import sheet_rows
 
@@ -53,7 +52,7 @@ def test_each_shard_has_its_own(tmp_path: Path, source: Path) -> None:
     settings = echo_settings(tmp_path, work__shard_documents=1)
     worker, plan = look(source, tmp_path / "out", settings)
     worker.ledger.prepare(worker.job.recipe)
-    receipts = [process_shard(worker, shard) for shard in plan.shards]
+    receipts = [process(worker, shard) for shard in plan.shards]
     failure = RuntimeError("no more")
     failed, *shown = shard_rows(Work(receipts, [failure]))
     assert (failed["shard"], failed["what"], failed["pages/s"]) == ("failed", "no more", "")
@@ -90,7 +89,7 @@ def test_a_shard_that_asks_nothing_has_no_shares(tmp_path: Path) -> None:
     (source / "broken.pdf").write_bytes(b"%PDF-1.7 and nothing")
     worker, plan = look(source, tmp_path / "out", echo_settings(tmp_path))
     worker.ledger.prepare(worker.job.recipe)
-    receipt = process_shard(worker, plan.shards[0])
+    receipt = process(worker, plan.shards[0])
     assert (receipt.idle, receipt.hungry) == (None, None)
     assert shard_rows(Work([receipt]))[0]["engine idle"] == "model not needed"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import echo_settings
+from helpers import echo_settings, process
 from seaweed import S3Server
 
 from pagemill.errors import Busy
@@ -144,6 +144,7 @@ def test_two_flows_on_one_recipe_wait_for_each_other(tmp_path: Path) -> None:
     from tasks.job import open_job
     from tasks.plan import Plan
     from tasks.shift import shift
+    from tasks.worker import Worker
 
     source = tmp_path / "in"
     source.mkdir()
@@ -158,10 +159,7 @@ def test_two_flows_on_one_recipe_wait_for_each_other(tmp_path: Path) -> None:
         second = shift(jobs[1], ledgers[1], lambda _: None)
         thread = threading.Thread(target=lambda: plans.append(second.__enter__()))
         thread.start()
-        from tasks.process import process_shard
-        from tasks.worker import Worker
-
-        process_shard(Worker(jobs[0]), first.shards[0])
+        process(Worker(jobs[0]), first.shards[0])
     thread.join()
     assert len(plans[0].shards) == 0
     second.__exit__(None, None, None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from helpers import echo_settings, look, make_image, make_pdf, name, run, table
+from helpers import echo_settings, look, make_image, make_pdf, name, process, run, table
 
 from loaders import resident
 from loaders.echo import EchoEngine
@@ -18,7 +18,6 @@ from loaders.engine import Request
 from pagemill.errors import EngineError, Stopped, StorageError
 from pagemill.schema import AFTER_OUTPUTS, BEFORE_OUTPUTS, row_schema
 from pagemill.storage import Storage
-from tasks.process import process_shard
 
 
 @pytest.fixture
@@ -320,7 +319,7 @@ def test_a_long_document_is_staged_and_goes_on_where_it_stopped(
 
     monkeypatch.setattr(worker.ledger, "stage", stop_after_two)
     with pytest.raises(Stopped):
-        process_shard(worker, plan.shards[0])
+        process(worker, plan.shards[0])
     assert table(out) == []
     parts = len(list(out.glob("recipe=*/staging/*/*.parquet")))
     assert parts in (2, 3)  # pages that were answered before the stop was seen are staged too

@@ -8,11 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import echo_settings, look, make_pdf, make_pdfs, run
+from helpers import echo_settings, look, make_pdf, make_pdfs, process, run
 
 from flows.ingest import _raise_for
 from pagemill.errors import Unbalanced
-from tasks.process import process_shard
 from tasks.reconcile import Balance, Work, reconcile
 from tasks.report import headline, sheet_rows
 
@@ -30,7 +29,7 @@ def out(tmp_path: Path) -> Path:
 def run_some(source: Path, out: Path, settings: Any, shards: int) -> Balance:
     """A run that forgets all but the first shards, in silence."""
     worker, plan = look(source, out, settings)
-    receipts = [process_shard(worker, shard) for shard in plan.shards[:shards]]
+    receipts = [process(worker, shard) for shard in plan.shards[:shards]]
     return reconcile(worker.job, plan, worker.ledger, Work(receipts), datetime.now(UTC))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import echo_settings, look, make_image, make_pdf, name, run, table
+from helpers import echo_settings, look, make_image, make_pdf, name, process, run, table
 from pydantic import ValidationError
 
 from loaders.engine import Request
@@ -21,7 +21,6 @@ from pagemill.schema import row_schema
 from pagemill.settings import Select
 from pagemill.storage import Storage
 from tasks.estimate import estimate
-from tasks.process import process_shard
 from tasks.reconcile import Work, reconcile
 from tasks.selection import OTHER_TIME, Selection
 
@@ -292,7 +291,7 @@ def test_a_plan_says_what_it_costs(tmp_path: Path, source: Path, out: Path) -> N
     worker, plan = look(source, out, run_once)
     assert estimate(plan, run_once, worker.ledger)["seconds"] is None
     started = datetime.now(UTC)
-    receipts = [process_shard(worker, shard) for shard in plan.shards]
+    receipts = [process(worker, shard) for shard in plan.shards]
     balance = reconcile(worker.job, plan, worker.ledger, Work(receipts), started)
     worker.ledger.write_run(balance.run_id, balance.as_dict())
     priced = echo_settings(tmp_path, work__gpu_hour_price=3600, model__options={"delay": 0.01})

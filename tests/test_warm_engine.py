@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import echo_settings, look, make_pdfs, table, write_config
+from helpers import echo_settings, look, make_pdfs, process, table, write_config
 from PIL import Image
 
 from loaders import resident as residency
@@ -26,7 +26,6 @@ from loaders.resident import release
 from pagemill.errors import EngineError, Stopped
 from tasks.crew import muster
 from tasks.hand import LocalHand
-from tasks.process import process_shard
 from tasks.warm_engine import WarmEngine
 from tasks.worker import AHEAD, Worker
 
@@ -71,7 +70,7 @@ def source(tmp_path: Path) -> Path:
 def begun(worker: Worker, shards: Any) -> tuple[ThreadPoolExecutor, list[Future[Any]]]:
     """Shards being processed."""
     pool = ThreadPoolExecutor(2)
-    return pool, [pool.submit(process_shard, worker, shard) for shard in shards]
+    return pool, [pool.submit(process, worker, shard) for shard in shards]
 
 
 @pytest.fixture

@@ -6,18 +6,19 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import echo_settings, look, make_pdf, run, table
+from helpers import echo_settings, look, make_pdf, process, run, table
 
 from loaders.echo import EchoEngine
 from loaders.engine import Completion, Request
 from pagemill.errors import Stopped
 from tasks.crew import muster
+from tasks.hand import LocalHand
 from tasks.job import open_job
-from tasks.process import process_shard
 from tasks.room import Room
 from tasks.window import Window
 from tasks.worker import Worker
@@ -40,7 +41,7 @@ class Held:
         if not any(ref() is request.images[0] for ref in self.pictures):
             self.pictures.append(weakref.ref(request.images[0]))
         self.most = max(self.most, len(self.pictures))
-        if request.key.endswith("long.pdf 1"):
+        if "long" in request.key and request.key.endswith(".pdf 1"):
             future: Future[Completion] = Future()
             self.kept.append((engine, request, future))
             return future
@@ -86,7 +87,7 @@ def test_no_more_pictures_are_held_than_the_engine_needs(tmp_path: Path, held: H
     worker, plan = look(source, tmp_path / "out", settings)
     worker.ledger.prepare(worker.job.recipe)
     with ThreadPoolExecutor(len(plan.shards)) as shards:
-        receipts = list(shards.map(lambda shard: process_shard(worker, shard), plan.shards))
+        receipts = list(shards.map(lambda shard: process(worker, shard), plan.shards))
     assert len(receipts) == 3 and sum(r.pages["ok"] for r in receipts) == 40
     # Twice the capacity, the batch whose answers the engine is just giving out, and the page that
     # each shard has just drawn.
@@ -108,6 +109,47 @@ def test_a_slow_page_at_the_end_of_a_shard_does_not_keep_the_next_shard(
         receipts = list(pool.map(crew.process, plan.shards))
     assert [r.documents for r in receipts] == [10, 10, 10, 7]
     assert held.others == 0
+
+
+def test_workers_that_wait_for_a_slow_page_each_take_further_shards(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(40):  # the first two are answered when all others are asked about
+        make_pdf(source / f"{'long' if number < 2 else 'short'}-{number:02}.pdf")
+    held.others = 2 * 38
+    settings = echo_settings(tmp_path, work__shard_documents=1, work__shards_in_flight=1)
+    worker, plan = look(source, tmp_path / "out", settings)
+    worker.ledger.prepare(worker.job.recipe)
+    hands = [partial(LocalHand, Worker(worker.job, name)) for name in ("one", "two")]
+    monkeypatch.setattr("tasks.crew._makers", lambda *_: hands)
+    with muster(worker.job, worker, None) as crew, ThreadPoolExecutor(crew.slots) as pool:
+        receipts = list(pool.map(crew.process, plan.shards))
+        reports = crew.reports()
+    assert len(receipts) == 40
+    assert all(report.documents > 1 for report in reports)
+
+
+def test_further_places_are_given_one_by_one_while_there_is_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tasks.room.LOOK_SECONDS", 0.001)
+    need = True
+    room = Room(1, extra=2, need=lambda: need)
+    for _ in range(3):
+        room.enter(lambda: None)
+    with pytest.raises(Stopped):
+        room.enter(_stop)
+    room.leave()  # of the further places
+    need = False
+    with pytest.raises(Stopped):
+        room.enter(_stop)
+    room.leave()
+    with pytest.raises(Stopped):
+        room.enter(_stop)
+    room.leave()
+    room.enter(_never)
 
 
 def test_places_are_given_in_the_order_in_which_they_are_asked_for(
@@ -154,15 +196,16 @@ def test_who_is_busy_meanwhile_lets_others_go_ahead() -> None:
 
 
 def test_who_stops_waiting_is_in_nobodys_way() -> None:
-    def stop() -> None:
-        raise Stopped("stopped")
-
     room = Room(1)
     room.enter(_never)
     with pytest.raises(Stopped):
-        room.enter(stop)
+        room.enter(_stop)
     room.leave()
     room.enter(_never)
+
+
+def _stop() -> None:
+    raise Stopped("stopped")
 
 
 def _never() -> None:
