@@ -10,6 +10,7 @@ from typing import Any
 
 from loaders.families import needs_gpu
 from pagemill.settings import Settings
+from tasks.gpus import visible_gpus
 
 
 class GpuMemory:
@@ -57,10 +58,9 @@ def _names(settings: Settings) -> list[str]:
     """The GPUs of this worker, by index or UUID."""
     first = int(settings.model.device.partition(":")[2] or 0)
     wanted = range(first, first + settings.gpus_per_worker)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
         return [str(index) for index in wanted]
-    names = [name.strip() for name in visible.split(",")]
+    names = visible_gpus()
     return [names[index] for index in wanted if index < len(names)]
 
 

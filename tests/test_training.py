@@ -38,8 +38,9 @@ from training.model import TINY, PageReader
 from training.nf4 import nf4, rounded, ways
 from training.optimizer import Optimizer
 from training.packing import Packer, PackSize
-from training.page import Box, Page, Style
+from training.page import Box, Page
 from training.pictures import Pictures
+from training.style import Style
 from training.turns import FEWEST_LETTERS, turned
 from training.words import Speaker, Texts
 

@@ -15,8 +15,9 @@ import cv2
 from training.diagrams import diagram
 from training.figures import chart
 from training.glyphs import Atlas
-from training.page import Box, Page, Setting, Style
+from training.page import Box, Page, Setting
 from training.pictures import Pictures
+from training.style import Style
 from training.words import Speaker
 
 Block = Callable[[Page, Style, Speaker, Box], float | None]

@@ -11,7 +11,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from training.page import Box, Page, Setting, Style
+from training.page import Box, Page, Setting
+from training.style import Style
 from training.words import Speaker
 
 Point = tuple[float, float]

@@ -26,9 +26,10 @@ from training.diagrams import diagram
 from training.figures import chart, in_words
 from training.glyphs import Library
 from training.kinds import KINDS, Kind
-from training.page import Box, Page, Setting, Style, fitting
+from training.page import Box, Page, Setting, fitting
 from training.pictures import Pictures
 from training.sheets import sheet
+from training.style import Style
 from training.turns import enough_to_tell, line_up_the_margin, turned
 from training.words import Speaker, Texts
 

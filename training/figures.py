@@ -10,7 +10,8 @@ import math
 import cv2
 import numpy as np
 
-from training.page import Page, Style
+from training.page import Page
+from training.style import Style
 from training.words import Speaker
 
 NUMBERS = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from training.glyphs import Atlas
-from training.page import Box, Page, Style
+from training.page import Box, Page
+from training.style import Style
 from training.words import Speaker
 
 

@@ -7,7 +7,8 @@ import cv2
 from training.blocks import heading
 from training.characters import INDEX
 from training.glyphs import Atlas
-from training.page import Box, Page, Setting, Style
+from training.page import Box, Page, Setting
+from training.style import Style
 from training.words import Speaker
 
 

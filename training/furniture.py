@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from training import lists
 from training.kinds import Kind
-from training.page import Box, Page, Setting, Style
+from training.page import Box, Page, Setting
+from training.style import Style
 from training.words import Speaker
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from training.characters import INDEX
-from training.page import Box, Page, Setting, Style
+from training.page import Box, Page, Setting
+from training.style import Style
 from training.words import Speaker
 
 

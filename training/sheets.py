@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from training.figures import chart
-from training.page import Box, Page, Setting, Style
+from training.page import Box, Page, Setting
 from training.pictures import Pictures
 from training.plots import side_by_side
+from training.style import Style
 from training.words import Speaker
 
 # how many charts each row has

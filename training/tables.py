@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from training.characters import INDEX
 from training.figures import in_words
 from training.glyphs import Atlas
-from training.page import Box, Page, Setting, Style
+from training.page import Box, Page, Setting
+from training.style import Style
 from training.words import Speaker
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from pagemill.answers import TURNED
 from training.characters import Array
-from training.page import Page, Style
+from training.page import Page
+from training.style import Style
 from training.words import Speaker
 
 FEWEST_LETTERS = 16
