@@ -54,7 +54,10 @@ def process_shard(worker: Worker, shard: Shard) -> Receipt:
     Stopped
         The worker was asked to stop; likewise.
     """
-    return _ShardRun(worker, shard).run()
+    try:
+        return _ShardRun(worker, shard).run()
+    finally:
+        worker.shards.leave()
 
 
 class _ShardRun:

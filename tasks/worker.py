@@ -62,6 +62,7 @@ class Worker:
         self.room = Room(AHEAD * job.settings.model.batch_size)
         usual, extra = job.settings.work.shards_in_flight, more_drawn(job.settings)
         self.drawing = Room(usual, extra, need=self._is_hungry)
+        self.shards = Room(slots(job.settings))
         self.stop = threading.Event()
         self._warm = WarmEngine(job.settings.model)
         self._readings: dict[str, Future[list[Row]]] = {}
@@ -81,13 +82,14 @@ class Worker:
         return self._warm.loading_seconds is not None
 
     def enter(self) -> None:
-        """Wait until another shard may be drawn; `process_shard` gives the place back.
+        """Wait until another shard may be drawn; `process_shard` gives its places back.
 
         Raises
         ------
         Stopped
             The worker was asked to stop.
         """
+        self.shards.enter(self.check_stop)
         self.drawing.enter(self.check_stop)
 
     def submit(self, request: Request) -> Future[Completion]:

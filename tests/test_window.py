@@ -21,7 +21,7 @@ from tasks.hand import LocalHand
 from tasks.job import open_job
 from tasks.room import Room
 from tasks.window import Window
-from tasks.worker import Worker
+from tasks.worker import Worker, slots
 
 CAPACITY = 4
 """Of the engine of `echo_settings`."""
@@ -129,6 +129,19 @@ def test_workers_that_wait_for_a_slow_page_each_take_further_shards(
         reports = crew.reports()
     assert len(receipts) == 40
     assert all(report.documents > 1 for report in reports)
+
+
+def test_a_worker_takes_no_more_shards_than_may_drain(tmp_path: Path) -> None:
+    settings = echo_settings(tmp_path)
+    worker = Worker(open_job(str(tmp_path), str(tmp_path / "out"), settings))
+    for _ in range(slots(settings)):
+        worker.enter()
+        worker.drawing.leave()  # all of it is drawn
+    worker.stop.set()
+    with pytest.raises(Stopped):
+        worker.enter()
+    worker.shards.leave()
+    worker.enter()
 
 
 def test_further_places_are_given_one_by_one_while_there_is_need(
