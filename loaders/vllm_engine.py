@@ -20,7 +20,7 @@ from loaders.engine import Completion, FinishReason, Request, RequestError
 from loaders.errors import LoadError, one_line
 from loaders.families import Family
 from loaders.loops import EXACT, EXACT_AT_CAP, find_loop
-from loaders.memory import give_back, settle
+from loaders.memory import give_back, settle, unsettle
 from loaders.server import OWNER
 from loaders.streaming import Draft, StreamingEngine
 from loaders.support import family_of, refuse_pair
@@ -171,6 +171,7 @@ class VLLMEngine(StreamingEngine):
         if engine is not None:
             engine.shutdown()
             del engine
+        unsettle()
         give_back()
 
 

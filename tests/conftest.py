@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -31,9 +34,41 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _unfreeze() -> Iterator[None]:
+    """In the end the garbage collector sees everything again."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _freeze() -> None:
+    """What is imported and kept by now is out of the garbage collector's sight.
+
+    With all of torch, Prefect and Ray in it, every collection would take a second, and to unload a
+    model takes several.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _ctrl_c() -> None:
     """Ctrl-C works here, and in what is started from here, also where a shell has it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """A function that makes ``prefect/`` in a folder for PREFECT_HOME.
+
+    Its database is there already, since Prefect takes three seconds to make one.
+    """
+    made = tmp_path_factory.mktemp("home") / "prefect"
+    code = "from flows.prefect_api import prefect_api, quiet\nquiet()\nwith prefect_api(): pass"
+    environment = {**os.environ, "PREFECT_HOME": str(made), "PREFECT_API_URL": ""}
+    project = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=project, env=environment, check=True)
+    return lambda folder: str(shutil.copytree(made, folder / "prefect"))
 
 
 @pytest.fixture(scope="session")

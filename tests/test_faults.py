@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,14 @@ def test_a_run_against_failing_storage_loses_nothing_and_does_nothing_twice(
 
 
 def test_rights_lost_halfway_end_a_run_with_exit_code_4_and_one_line(
-    task: Task, s3: S3Server, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task,
+    s3: S3Server,
+    proxy: FaultProxy,
+    prefect_home: Callable[[Path], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setenv("PREFECT_HOME", prefect_home(tmp_path))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     out = f"s3://{s3.bucket()}/out"
     parts = "/pages/part-000000.parquet"

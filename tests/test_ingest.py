@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ PAGEMILL = Path(sys.executable).with_name("pagemill")
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def api(
+    tmp_path_factory: pytest.TempPathFactory, prefect_home: Callable[[Path], str]
+) -> Iterator[str]:
     """An embedded Prefect API with a database of its own, and this process's settings on it."""
-    home = tmp_path_factory.mktemp("prefect")
+    home = prefect_home(tmp_path_factory.mktemp("api"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_HOME", home)
         from flows.prefect_api import prefect_api, quiet
 
         quiet()
@@ -209,11 +211,16 @@ def test_check_names_what_is_missing(source: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_with_its_exit_code(
-    words: tuple[str, ...], code: int, message: str, source: Path, tmp_path: Path
+    words: tuple[str, ...],
+    code: int,
+    message: str,
+    source: Path,
+    tmp_path: Path,
+    prefect_home: Callable[[Path], str],
 ) -> None:
     places = {"SOURCE": source, "OUT": tmp_path / "out", "NOWHERE": tmp_path / "nowhere"}
     dead = "http://127.0.0.1:9/api" if code == 6 else ""
-    env = {"PREFECT_API_URL": dead, "PREFECT_HOME": str(tmp_path / "home")}
+    env = {"PREFECT_API_URL": dead, "PREFECT_HOME": prefect_home(tmp_path)}
     done = pagemill(*(places.get(word, word) for word in words), env=env)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
@@ -222,8 +229,10 @@ def test_a_mistake_is_one_line_with_its_exit_code(
     assert "secret" not in done.stderr
 
 
-def test_a_run_leaves_no_process_behind(source: Path, tmp_path: Path) -> None:
-    env = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": ""}
+def test_a_run_leaves_no_process_behind(
+    source: Path, tmp_path: Path, prefect_home: Callable[[Path], str]
+) -> None:
+    env = {"PREFECT_HOME": prefect_home(tmp_path), "PREFECT_API_URL": ""}
     mark = f"PAGEMILL_TEST_MARK={tmp_path.name}"
     env["PAGEMILL_TEST_MARK"] = tmp_path.name
     pagemill("run", source, tmp_path / "out", "-c", write_config(tmp_path), env=env)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,11 +43,13 @@ FINISHED_WITH_FAILURES = 3
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, prefect_home: Callable[[Path], str]
+) -> Iterator[Path]:
     """Where Prefect keeps its history; every run has its own API, as at a user's."""
     folder = tmp_path_factory.mktemp("kill")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(folder / "prefect"))
+        patch.setenv("PREFECT_HOME", prefect_home(folder))
         patch.delenv("PREFECT_API_URL", raising=False)
         yield folder
 

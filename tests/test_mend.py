@@ -319,7 +319,9 @@ def test_merge_and_its_mistakes_on_the_command_line(tmp_path: Path, local: Path)
     assert "lie in one another" in wrong.output
 
 
-def test_retry_reads_what_it_is_told_to_and_says_so_before(tmp_path: Path) -> None:
+def test_retry_reads_what_it_is_told_to_and_says_so_before(
+    tmp_path: Path, prefect_home: Callable[[Path], str]
+) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     make_pdf(source / "good.pdf", 2)
@@ -331,7 +333,7 @@ def test_retry_reads_what_it_is_told_to_and_says_so_before(tmp_path: Path) -> No
     planned = json.loads(CliRunner().invoke(main, [*words, "--dry-run"]).output)
     assert (planned["selected"], planned["retry"], planned["pages"]) == (1, 1, 2)
     assert len(table(out)) == 3
-    env = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": ""}
+    env = {"PREFECT_HOME": prefect_home(tmp_path), "PREFECT_API_URL": ""}
     pagemill_ = str(Path(sys.executable).with_name("pagemill"))
     done = subprocess.run(
         [pagemill_, *words], capture_output=True, text=True, env={**os.environ, **env}, check=False

@@ -218,11 +218,15 @@ MODEL = {
 }
 
 
-def begin_command(tmp_path: Path, source: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def begin(
+    tmp_path: Path, source: Path, prefect_home: Callable[[Path], str]
+) -> Callable[[], subprocess.Popen[str]]:
+    """Begins `pagemill run`."""
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run"]
     config = str(write_config(tmp_path, model=MODEL))
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": ""}
-    return subprocess.Popen(
+    environment = {**os.environ, "PREFECT_HOME": prefect_home(tmp_path), "PYTHONPATH": ""}
+    return lambda: subprocess.Popen(
         [*command, str(source), str(tmp_path / "out"), "-c", config],
         cwd=PROJECT,
         env=environment,
@@ -232,18 +236,22 @@ def begin_command(tmp_path: Path, source: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_run_that_needed_no_model_after_all_ends_in_order(tmp_path: Path, source: Path) -> None:
+def test_a_run_that_needed_no_model_after_all_ends_in_order(
+    source: Path, begin: Callable[[], subprocess.Popen[str]]
+) -> None:
     for file in source.iterdir():
         file.write_bytes(b"")
-    run = begin_command(tmp_path, source)
+    run = begin()
     out, err = run.communicate(timeout=SECONDS)
     assert run.returncode == 3, err
     assert "3 of 3 rows: balanced" in out
     assert "loaded" not in err
 
 
-def test_ctrl_c_while_the_model_loads(tmp_path: Path, source: Path) -> None:
-    run = begin_command(tmp_path, source)
+def test_ctrl_c_while_the_model_loads(
+    tmp_path: Path, begin: Callable[[], subprocess.Popen[str]]
+) -> None:
+    run = begin()
     assert run.stderr
     until(lambda: list((tmp_path / "out").glob("recipe=*/leases/*.json")))
     run.send_signal(signal.SIGINT)
