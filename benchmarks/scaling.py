@@ -48,7 +48,7 @@ def main(
     """Read the same pages with one worker and with several, and compare the rates.
 
     From PDFs in a folder to committed Parquet, by the crew of `work.runner: process` without
-    Prefect. The clock starts when all engines are loaded and have read a shard each, and
+    Prefect. The clock starts when all engines are loaded and have read a shard or more, and
     stops with the last commit: what is lost while the last worker finishes alone is counted.
     A page is one that the model has read: blank, skipped and failed ones do not count.
 
@@ -110,10 +110,12 @@ def measure(source: Path, out: Path, settings: Any, pages: int) -> dict[str, Any
         while any(report.loading is not None for report in crew.reports()):
             time.sleep(0.2)
         loaded = time.perf_counter() - began
-        say(f"loaded in {loaded:.1f} s; a shard each, to warm up")
+        say(f"loaded in {loaded:.1f} s; warming up, until each has read")
         shards = iter(plan.shards)
-        process(crew, list(itertools.islice(shards, count)))
-        before = {r.worker: pages_read(r.pages) for r in crew.reports() if r.pages}
+        before: dict[str, int] = {}
+        while len(before) < count and (some := list(itertools.islice(shards, count))):
+            process(crew, some)  # whoever has asked first may take all of them
+            before = {r.worker: pages_read(r.pages) for r in crew.reports() if r.pages}
         if len(before) < count:
             raise click.ClickException(f"of {count} workers only these read: {[*before]}")
         say(f"read {sum(before.values())} pages; now for the clock")

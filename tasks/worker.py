@@ -15,7 +15,6 @@ from loaders.memory import map_large_blocks
 from loaders.resident import loads
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger
-from pagemill.parts import Row
 from pagemill.settings import Settings
 from tasks.feed import Fed
 from tasks.gauges import Meter, Report
@@ -24,6 +23,7 @@ from tasks.job import Job
 from tasks.passwords import Passwords
 from tasks.plan import deciders
 from tasks.room import Room
+from tasks.twins import Twins
 from tasks.warm_engine import WarmEngine
 
 AHEAD = 2
@@ -65,8 +65,7 @@ class Worker:
         self.shards = Room(slots(job.settings))
         self.stop = threading.Event()
         self._warm = WarmEngine(job.settings.model)
-        self._readings: dict[str, Future[list[Row]]] = {}
-        self._lock = threading.Lock()
+        self.twins = Twins()
 
     def warm_up(self, pages: int | None) -> None:
         """Begin to load the engine for about so many pages, beside what can be done without it."""
@@ -138,28 +137,3 @@ class Worker:
         """Raise `Stopped` once somebody has asked this worker to stop."""
         if self.stop.is_set():
             raise Stopped("stopped")
-
-    # Equal bytes under two names are read once. The first to come reads; the others wait for
-    # its rows, at the end of their shard, when they have nothing left that anyone waits for.
-
-    def claim(self, key: str) -> Future[list[Row]] | None:
-        """None for the first to ask, who must `fulfil` or `drop`; the others get its future."""
-        with self._lock:
-            if key in self._readings:
-                return self._readings[key]
-            self._readings[key] = Future()
-            return None
-
-    def fulfil(self, key: str, rows: list[Row]) -> None:
-        """Give the rows of a claimed document to those who wait for them."""
-        with self._lock:
-            reading = self._readings.get(key)
-        if reading and not reading.done():
-            reading.set_result(rows)
-
-    def drop(self, key: str, error: BaseException | None = None) -> None:
-        """Forget a claim: its rows are committed, or `error` has ended the work on it."""
-        with self._lock:
-            reading = self._readings.pop(key, None)
-        if reading and error and not reading.done():
-            reading.set_exception(error)

@@ -29,7 +29,7 @@ class Writer:
 
     def claim(self, uri: str, key: str) -> Future[list[Row]] | None:
         """None for the first to ask with this key, whose rows the others get by their futures."""
-        twin = self._worker.claim(key)
+        twin = self._worker.twins.claim(key)
         if twin is None:
             self._claims[uri] = key
         return twin
@@ -54,7 +54,7 @@ class Writer:
         self._worker.meter.count_document()
         self._complete.append(document)
         if document.uri in self._claims:
-            self._worker.fulfil(self._claims[document.uri], document.rows)
+            self._worker.twins.fulfil(self._claims[document.uri], document.rows)
         if sum(len(d.rows) for d in self._complete) >= self._part_pages:
             self.commit()
 
@@ -72,7 +72,7 @@ class Writer:
             if len(document.rows) > self._part_pages and sha256:
                 ledger.unstage(sha256)
             if document.uri in self._claims:
-                self._worker.drop(self._claims.pop(document.uri))
+                self._worker.twins.drop(self._claims.pop(document.uri))
 
     def give_up(self, error: BaseException) -> None:
         """Keep what is complete, let go of the rest."""
@@ -82,7 +82,7 @@ class Writer:
         with contextlib.suppress(Exception):  # the first error is the one to report
             self.commit()
         for key in self._claims.values():
-            self._worker.drop(key, error)
+            self._worker.twins.drop(key, error)
 
     def receipt(self) -> Receipt:
         """What was done, once all is committed."""
