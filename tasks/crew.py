@@ -109,6 +109,7 @@ class Crew:
         self._stopped = threading.Event()
         self._at_work = 0
         self._counting = threading.Lock()
+        self._untold: WorkerLost | None = None  # how one has died that no shard was with
         self._drawn = len(posts) * settings.work.shards_in_flight
         self.slots = len(posts) * slots(settings)
         for post in posts:
@@ -206,6 +207,8 @@ class Crew:
                     break
                 if not isinstance(error, WorkerLost):
                     log.warning("a worker that cannot be asked is replaced: %r", error)
+                elif post.holder() is hand:  # else it was let go
+                    self._untold = error
                 self._dismiss(post, hand, replace=True)
             else:
                 self._room.put((post, hand))
@@ -219,7 +222,11 @@ class Crew:
             # Only now: a fresh worker, that was waited for, has not heard of it.
             if room is None or self._stopped.is_set():
                 self._room.put(None)  # the next in line is to be told, too
-                raise Stopped("stopped" if self._stopped.is_set() else "no worker is left")
+                if self._stopped.is_set():
+                    raise Stopped("stopped")
+                with self._counting:
+                    untold, self._untold = self._untold, None
+                raise untold or Stopped("no worker is left")
             if current:
                 return room
 
