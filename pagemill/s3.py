@@ -186,6 +186,8 @@ class S3:
     where, why it failed and what to do.
     """
 
+    scheme = "s3"
+
     def __init__(self, options: StorageOptions) -> None:
         self._fs = s3_filesystem(options)
         self._endpoint = endpoint(options) or "the S3 endpoint"

@@ -35,6 +35,10 @@ _BUSY = {
         "RequestLimitExceeded",
     ),
 }
+_SECRETS = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"),
+    *("AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
+)
 _PASSING = {"Busy", "Broken", "Unreachable"}
 
 
@@ -63,7 +67,7 @@ class S3Error(StorageError):
 def scrub(text: str) -> str:
     """`text` on one line, without passwords in URLs and without this process's keys."""
     text = re.sub(r"//[^/@\s]+@", "//***@", " ".join(text.split()))
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
+    for name in _SECRETS:
         if secret := os.environ.get(name):
             text = text.replace(secret, "***")
     return text

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pagemill.azure import Azure, split_azure
 from pagemill.errors import UsageError
-from pagemill.s3 import s3_filesystem
+from pagemill.s3 import S3, s3_filesystem, split_s3
 from pagemill.s3_errors import scrub
 from pagemill.settings import StorageOptions
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_EXTRAS = {"gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
-"""The extra of this package that a protocol needs."""
+ObjectStore = S3 | Azure
+"""Storages whose objects are listed and read by their own clients, not through fsspec."""
+
+_STORES: dict[str, type[ObjectStore]] = {"s3": S3, "az": Azure}
+_ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 _SIGNED = re.compile(
     r"[?&](x-amz-\w+|x-goog-\w+|awsaccesskeyid|signature|sig|access_token|api_key)=", re.IGNORECASE
 )
@@ -30,12 +34,33 @@ def protocol(url: str) -> str:
     """``file``, ``s3``, ``https`` …: what a URL begins with; a plain path is ``file``."""
     match = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+)://", url)
     name = match[1].lower() if match else "file"
-    return {"local": "file", "s3a": "s3"}.get(name, name)
+    return _ALIASES.get(name, name)
 
 
 def local_path(url: str) -> str:
     """The absolute path of a plain path, ``~/…`` or ``file://…``, taken as it is spelt."""
     return os.path.abspath(os.path.expanduser(re.sub(r"^(file|local)://", "", url)))
+
+
+def object_store(url: str, options: StorageOptions) -> ObjectStore | None:
+    """The client of a URL's storage, if that is an object store."""
+    store = _STORES.get(protocol(url))
+    return store(options) if store else None
+
+
+def split_object(url: str) -> tuple[str, str]:
+    """Bucket and key of an object store's URL."""
+    return split_azure(url) if protocol(url) == "az" else split_s3(url)
+
+
+def canonical(url: str) -> str:
+    """`url` as the uris of rows spell it: ``file:///…``, ``s3://…``, ``az://…``, ``gs://…``."""
+    name = protocol(url)
+    if name == "file":
+        return f"file://{local_path(url)}"
+    if name in _STORES:
+        return f"{name}://{'/'.join(split_object(url))}"
+    return f"{name}://{url.partition('://')[2]}"
 
 
 def filesystem(url: str, options: StorageOptions) -> tuple[AbstractFileSystem, str]:
@@ -59,8 +84,7 @@ def filesystem(url: str, options: StorageOptions) -> tuple[AbstractFileSystem, s
     try:
         fs = fsspec.filesystem(name, use_listings_cache=False, **_access(name, options))
     except ImportError as error:
-        extra = _EXTRAS.get(name)
-        remedy = f"pip install 'pagemill[{extra}]'" if extra else scrub(str(error))
+        remedy = "pip install 'pagemill[gs]'" if name == "gs" else scrub(str(error))
         raise UsageError(f"{url}: {name}:// needs another package: {remedy}") from None
     except ValueError:
         known = "a path, s3://, gs://, az://, https://"
@@ -70,12 +94,10 @@ def filesystem(url: str, options: StorageOptions) -> tuple[AbstractFileSystem, s
 
 def _access(name: str, options: StorageOptions) -> dict[str, Any]:
     """Whose keys another storage's client takes; the rest it reads from the environment."""
-    if _EXTRAS.get(name) == "gs":
-        anonymous = {"token": "anon"} if options.anonymous else {}
-        return {"requester_pays": options.requester_pays, **anonymous}
-    if _EXTRAS.get(name) == "az" and options.anonymous:
-        return {"anon": True}
-    return {}
+    if name != "gs":
+        return {}
+    anonymous = {"token": "anon"} if options.anonymous else {}
+    return {"requester_pays": options.requester_pays, **anonymous}
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

@@ -25,12 +25,11 @@ from glob import has_magic
 
 from pagemill.document import SourceObject
 from pagemill.folder import HIDDEN
-from pagemill.s3 import S3, split_s3
 from pagemill.settings import Settings, StorageOptions
-from pagemill.urls import local_path, protocol, refuse_secrets
+from pagemill.urls import canonical, local_path, object_store, protocol, refuse_secrets
 from tasks.list_local import list_local
+from tasks.list_objects import list_objects
 from tasks.list_other import list_other
-from tasks.list_s3 import list_s3
 from tasks.listing import Found, Glob
 from tasks.selection import Selection
 
@@ -64,7 +63,7 @@ class Discovery:
         self._source, self._options = source, settings.at_source
         self._wanted, self._sample = Selection(settings.select), settings.select.sample
         self._is_ours = _Ours(source, out)
-        self._glob = Glob(_uri(source).partition("://")[2]) if has_magic(source) else None
+        self._glob = Glob(canonical(source).partition("://")[2]) if has_magic(source) else None
 
     def __iter__(self) -> Iterator[SourceObject]:
         self.outside.clear()
@@ -106,11 +105,11 @@ class _Ours:
     """
 
     def __init__(self, source: str, out: str) -> None:
-        base = _uri(source).rstrip("/")
+        base = canonical(source).rstrip("/")
         # A glob's folder is what stands before its first magic character.
         base = base if not has_magic(base) else re.split(r"[*?[]", base)[0].rpartition("/")[0]
         self.base = base
-        self._out = _uri(out).rstrip("/") + "/"
+        self._out = canonical(out).rstrip("/") + "/"
         if protocol(source) == "file" == protocol(out):
             self._out = _as_seen_from(base, self._out)
         self._is_inside = self._out.startswith(base + "/") and self._out != base + "/"
@@ -119,12 +118,6 @@ class _Ours:
         if not uri.startswith(self._out):
             return False
         return self._is_inside or uri[len(self._out) :].startswith(("recipe=", HIDDEN))
-
-
-def _uri(url: str) -> str:
-    if protocol(url) == "file":
-        return f"file://{local_path(url)}"
-    return f"s3://{'/'.join(split_s3(url))}" if protocol(url) == "s3" else url
 
 
 def _as_seen_from(base: str, out: str) -> str:
@@ -137,9 +130,8 @@ def _as_seen_from(base: str, out: str) -> str:
 
 
 def _listing(source: str, options: StorageOptions) -> Iterator[Found]:
-    kind = protocol(source)
-    if kind == "file":
+    if protocol(source) == "file":
         return list_local(local_path(source))
-    if kind == "s3":
-        return list_s3(source, S3(options))
+    if store := object_store(source, options):
+        return list_objects(source, store)
     return list_other(source, options)

@@ -18,18 +18,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from pagemill.disk import explain_os
 from pagemill.document import Failure, SourceObject
 from pagemill.errors import ErrorKind, PagemillError, StorageError
-from pagemill.s3 import CHUNK, DEADLINE, S3, pause, split_s3
+from pagemill.s3 import CHUNK, DEADLINE, pause
 from pagemill.s3_errors import S3Error
 from pagemill.settings import Settings, StorageOptions
-from pagemill.urls import filesystem, protocol, within
+from pagemill.urls import ObjectStore, filesystem, object_store, protocol, split_object, within
 from tasks.list_local import local_object
+from tasks.list_objects import object_of
 from tasks.list_other import is_denied, is_missing, other_error, other_object
-from tasks.list_s3 import s3_object
 
 TRIES = 3
 """Times that an object is read from its beginning, when what came was not one version of it."""
@@ -202,11 +202,10 @@ _Opened = contextlib.AbstractContextManager[tuple[SourceObject, Iterator[bytes]]
 
 def _opened(source: SourceObject, options: StorageOptions) -> _Opened:
     """The object as it is now, and its bytes in chunks."""
-    kind = protocol(source.uri)
-    if kind == "file":
+    if protocol(source.uri) == "file":
         return _local(source.uri.removeprefix("file://"))
-    if kind == "s3":
-        return _s3(source.uri, S3(options))
+    if store := object_store(source.uri, options):
+        return _object(source.uri, store)
     return _other(source.uri, options)
 
 
@@ -236,20 +235,20 @@ def _local_chunks(path: str, file: int, etag: str) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _s3(uri: str, s3: S3) -> Iterator[tuple[SourceObject, Iterator[bytes]]]:
-    bucket, key = split_s3(uri)
+def _object(uri: str, store: ObjectStore) -> Iterator[tuple[SourceObject, Iterator[bytes]]]:
+    bucket, key = split_object(uri)
     try:
-        with s3.open(bucket, key) as body:
-            yield s3_object(bucket, body.found), iter(body)
+        with store.open(bucket, key) as body:
+            yield object_of(store, bucket, body.found), iter(body)
     except S3Error as error:
         if error.code == "Changed":
             raise _Broken(error) from None
-        if message := _alone(s3, bucket, key, error):
+        if message := _alone(store, bucket, key, error):
             raise _unreadable(message) from None
         raise
 
 
-def _alone(s3: S3, bucket: str, key: str, error: S3Error) -> str | None:
+def _alone(store: ObjectStore, bucket: str, key: str, error: S3Error) -> str | None:
     """What is wrong with this object alone, if it is that."""
     if error.code == "NoSuchKey":
         return "gone meanwhile"
@@ -258,7 +257,7 @@ def _alone(s3: S3, bucket: str, key: str, error: S3Error) -> str | None:
     if error.code.startswith("KMS"):
         return f"cannot be decrypted ({error.code})"
     # Denied this object, or everything? The listing that found it needed rights of its own.
-    if error.code == "AccessDenied" and s3.can_list(bucket, key):
+    if error.code == "AccessDenied" and store.can_list(bucket, key):
         return "access denied"
     return None
 
@@ -266,12 +265,21 @@ def _alone(s3: S3, bucket: str, key: str, error: S3Error) -> str | None:
 @contextlib.contextmanager
 def _other(uri: str, options: StorageOptions) -> Iterator[tuple[SourceObject, Iterator[bytes]]]:
     fs, path = filesystem(uri, options)
-    file = None
+    file: Any = None
+
+    def look() -> SourceObject:
+        return other_object(fs, {**within(DEADLINE, lambda: fs.info(path)), "name": path})
+
+    def chunks(etag: str) -> Iterator[bytes]:
+        yield from iter(lambda: within(DEADLINE, lambda: file.read(CHUNK)), b"")
+        if look().etag != etag:  # fsspec reads range by range, of whatever is there just then
+            raise _Broken(_unreadable("it keeps changing while it is read"))
+
     try:
-        info = {**within(DEADLINE, lambda: fs.info(path)), "name": path}
+        now = look()
         file = within(DEADLINE, lambda: fs.open(path, "rb"))
-        yield other_object(fs, info), iter(lambda: within(DEADLINE, lambda: file.read(CHUNK)), b"")
-    except (_Refused, PagemillError):
+        yield now, chunks(now.etag)
+    except (_Refused, _Broken, PagemillError):
         raise
     except Exception as error:
         if is_missing(error):

@@ -709,7 +709,6 @@ def test_keys_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     ("url", "remedy"),
     [
         ("gs://bucket/x", r"pip install 'pagemill\[gs\]'"),
-        ("az://container/x", r"pip install 'pagemill\[az\]'"),
         ("nonsense://x", "is unknown"),
         ("zip://a.pdf::https://host/a.zip", "unpack it"),
     ],
