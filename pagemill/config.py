@@ -58,8 +58,8 @@ def load_settings(
     """
     path = find_config(str(config or DEFAULT_CONFIG))
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = _parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UsageError(
@@ -83,10 +83,33 @@ def parse_overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"--set {pair!r}: write key=value, such as limits.max_pages=5")
         try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            overrides[key.strip()] = _parse(value)
+        except ValueError:
             raise UsageError(f"--set {pair!r}: the value is not valid YAML; quote it") from None
     return overrides
+
+
+class _Loader(yaml.SafeLoader):
+    """What a mapping says twice is an error, not whatever comes last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ValueError(f"{key.value!r} is there twice, {key.start_mark}")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return node
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _put(data: dict[str, Any], dotted: str, value: Any) -> None:

@@ -68,7 +68,9 @@ class Model(_Part):
     device: str = "cuda"
     max_memory_gb: int | None = Field(None, ge=1)
     trust_remote_code: bool = Field(False, description="run code that the checkpoint brings along")
-    batch_size: int = Field(8, ge=1, description="requests that the engine reads at once")
+    batch_size: int = Field(
+        8, ge=1, le=65_536, description="requests that the engine reads at once"
+    )
     confidence: bool = Field(
         True, description="ask how sure it was; false for an endpoint that takes no logprobs"
     )
@@ -81,7 +83,7 @@ class Output(_Part):
     """One thing asked of every page; its name is a column."""
 
     prompt: str = Field(min_length=1)
-    max_new_tokens: int = Field(1024, ge=1)
+    max_new_tokens: int = Field(1024, ge=1, le=1_000_000)
     temperature: float = Field(0.0, ge=0)
 
 
@@ -89,8 +91,12 @@ class Render(_Part):
     """How a page becomes pixels. All of it is part of the recipe."""
 
     renderer: Renderer = Renderer.AUTO
-    max_pixels: int = Field(1_310_720, ge=784, description="of a page as the model gets it")
-    max_dpi: int = Field(200, ge=36, description="small PDF pages are not enlarged beyond this")
+    max_pixels: int = Field(
+        1_310_720, ge=784, le=100_000_000, description="of a page as the model gets it"
+    )
+    max_dpi: int = Field(
+        200, ge=36, le=4800, description="small PDF pages are not enlarged beyond this"
+    )
     multiple_of: int = Field(28, ge=1, description="sides are multiples of this (patch × merge)")
     blank_ink: float = Field(
         2e-5, ge=0, lt=1, description="a page with less ink than this share of pixels is blank"
@@ -132,9 +138,14 @@ class Limits(_Part):
         description="for a shard, once the model is loaded; the rest fails until the next run",
     )
     memory_mb: int = Field(
-        1536, ge=256, description="address space of a render process: all decoded at one time"
+        1536,
+        ge=256,
+        le=16_777_216,
+        description="address space of a render process: all decoded at one time",
     )
-    stack_mb: int = Field(8, ge=1, description="of a render process: what is nested deeper dies")
+    stack_mb: int = Field(
+        8, ge=1, le=16_777_216, description="of a render process: what is nested deeper dies"
+    )
 
 
 class Redo(_Part):
@@ -229,14 +240,20 @@ class Work(_Part):
     shard_mb: int = Field(256, ge=1, description="bytes of a shard's documents, about")
     part_pages: int = Field(512, ge=1, description="rows of a part before it is committed")
     shards_in_flight: int = Field(
-        2, ge=1, description="drawn at once by each worker; more while its engine has too little"
+        2,
+        ge=1,
+        le=1_000,
+        description="drawn at once by each worker; more while its engine has too little",
     )
     gpu_hour_price: float | None = Field(
         None, ge=0, description="in your money; plans and balance sheets then say what it comes to"
     )
     runner: Runner = Field(Runner.THREAD, description="where the workers are")
     workers: int | None = Field(
-        None, ge=1, description="of process and ray; by default one for each GPU, else one"
+        None,
+        ge=1,
+        le=10_000,
+        description="of process and ray; by default one for each GPU, else one",
     )
     gpus_per_worker: int | None = Field(
         None, ge=1, description="by default as many as model.options split it over, else one"

@@ -54,7 +54,7 @@ def read(source: str, settings: Settings) -> dict[str, bytes]:
         fetched = fetch(listed, settings)
         assert isinstance(fetched, Fetched), fetched
         with fetched:
-            assert fetched.etag == listed.etag
+            assert fetched.source.etag == listed.etag
             assert fetched.size == len(fetched.file.read())
             fetched.file.seek(0)
             found[listed.uri.partition("/in/")[2]] = fetched.file.read()
@@ -231,7 +231,7 @@ def test_a_blob_that_changes_while_it_is_read_never_becomes_two_halves(
     assert isinstance(fetched, Fetched)
     with fetched:
         assert fetched.file.read() == after
-        assert fetched.etag == blob.get_blob_properties().etag.strip('"')
+        assert fetched.source.etag == blob.get_blob_properties().etag.strip('"')
 
 
 def test_a_blob_that_vanishes_while_it_is_read_is_a_failure(

@@ -101,6 +101,9 @@ def test_a_key_like_no_other_is_refused_with_all_that_exist(config: Path) -> Non
         ("model__max_memory_gb", 0, "greater than or equal to 1"),
         ("render__renderer", "ghostscript", "'auto', 'pdfium' or 'poppler'"),
         ("render__blank_ink", 1, "less than 1"),
+        ("render__max_pixels", 10**12, "less than or equal to 100000000"),
+        ("limits__memory_mb", 10**20, "less than or equal to 16777216"),
+        ("work__shards_in_flight", 10**20, "less than or equal to 1000"),
         ("outputs__text__prompt", "", "at least 1 character"),
         ("outputs__text__temperature", -1, "greater than or equal to 0"),
         ("outputs", {}, "name at least one output"),
@@ -135,6 +138,9 @@ def test_an_output_that_is_no_column_name_is_refused(name: str) -> None:
         ("", "expected keys such as model: and outputs:"),
         ("- a\n- b\n", "expected keys such as model: and outputs:"),
         ("model: {name: a, id: b}\n", "outputs: Field required"),
+        ("work:\n  workers: 1\n  workers: 2\n", "'workers' is there twice"),
+        ("select: {modified_since: 2026-13-45}\n", "not valid YAML: month must be in 1..12"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deep"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -174,8 +180,15 @@ def test_an_override_without_key_or_value_is_refused(pair: str) -> None:
 
 
 def test_an_override_that_is_no_yaml_is_refused() -> None:
-    with pytest.raises(UsageError, match="not valid YAML; quote it"):
-        parse_overrides(("select.include=[",))
+    for pair in ("select.include=[", "select.modified_since=2026-13-45"):
+        with pytest.raises(UsageError, match="not valid YAML; quote it"):
+            parse_overrides((pair,))
+
+
+def test_a_mapping_may_be_merged_into_another_and_say_its_own(config: Path) -> None:
+    whole = config.read_text(encoding="utf-8")
+    config.write_text(f"{whole}\npasswords: {{<<: &a {{x: env:A, y: env:B}}, x: env:C}}\n")
+    assert load_settings(config).passwords == {"x": "env:C", "y": "env:B"}
 
 
 def test_an_override_below_a_value_is_refused() -> None:
