@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import click
 
@@ -19,6 +21,9 @@ class _Main(click.Group):
     """Commands return their exit code; errors become one line on stderr and theirs."""
 
     def invoke(self, ctx: click.Context) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot say is escaped
+                stream.reconfigure(errors="backslashreplace")
         try:
             code = super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):

@@ -80,9 +80,12 @@ def run_flow(
     from flows.prefect_api import prefect_api, quiet
     from pagemill.config import load_settings
     from pagemill.storage import Storage
+    from pagemill.urls import canonical
 
     # A mistake is told before anything is started.
     Storage(out, load_settings(config, overrides).storage)
+    if source is not None:
+        canonical(source)
     quiet()
     heed_signals()
     _show_progress()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from typing import IO
 
@@ -50,6 +51,7 @@ def quiet() -> None:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # we say so ourselves
 
 
 @contextlib.contextmanager
@@ -64,14 +66,21 @@ def prefect_api() -> Iterator[str]:
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_HOME,
         temporary_settings,
     )
 
+    _keep_proxies_out_of_this_host()
     configured = PREFECT_API_URL.value()
     if configured:
         _prove_reachable(configured)
         yield configured
         return
+    if not os.access(PREFECT_HOME.value(), os.W_OK):
+        raise OrchestratorError(
+            f"{PREFECT_HOME.value()}: Prefect cannot keep its history there: set PREFECT_HOME to "
+            "a folder that can be written"
+        )
     with _server() as url:
         # The heartbeat serves automations of a lasting server; here it would cost a second.
         settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
@@ -80,6 +89,19 @@ def prefect_api() -> Iterator[str]:
                 yield url
             finally:
                 _send_logs()
+
+
+def _keep_proxies_out_of_this_host() -> None:
+    """Proxies of the environment cannot know what listens on this host's loopback."""
+    import httpx
+
+    for name in ("no_proxy", "NO_PROXY"):
+        others = [os.environ[name]] if os.environ.get(name) else []
+        os.environ[name] = ",".join([*others, "127.0.0.1", "localhost"])
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError) as error:
+        raise OrchestratorError(f"a proxy of the environment cannot be used: {error}") from None
 
 
 def _prove_reachable(url: str) -> None:

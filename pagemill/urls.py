@@ -39,7 +39,10 @@ def protocol(url: str) -> str:
 
 def local_path(url: str) -> str:
     """The absolute path of a plain path, ``~/…`` or ``file://…``, taken as it is spelt."""
-    return os.path.abspath(os.path.expanduser(re.sub(r"^(file|local)://", "", url)))
+    path = re.sub(r"^(file|local)://", "", url)
+    if not path:  # abspath would say: the working directory
+        raise UsageError("a path is empty: name a folder (is a variable unset?)")
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def object_store(url: str, options: StorageOptions) -> ObjectStore | None:

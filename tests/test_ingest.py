@@ -24,10 +24,16 @@ PAGEMILL = Path(sys.executable).with_name("pagemill")
 def api(
     tmp_path_factory: pytest.TempPathFactory, prefect_home: Callable[[Path], str]
 ) -> Iterator[str]:
-    """An embedded Prefect API with a database of its own, and this process's settings on it."""
+    """An embedded Prefect API with a database of its own, and this process's settings on it.
+
+    The environment names a proxy that nobody may ask for what is on this host.
+    """
     home = prefect_home(tmp_path_factory.mktemp("api"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", home)
+        patch.setenv("http_proxy", "http://127.0.0.1:9")
+        patch.setenv("no_proxy", "")
+        patch.setenv("NO_PROXY", "elsewhere.example")
         from flows.prefect_api import prefect_api, quiet
 
         quiet()
@@ -206,6 +212,9 @@ def test_check_names_what_is_missing(source: Path, tmp_path: Path) -> None:
         (("run", "SOURCE", "OUT", "--set", "nonsense"), 2, "write key=value"),
         (("plan", "s3://key:secret@bucket/in", "OUT"), 2, "the URL contains keys"),
         (("plan", "NOWHERE", "OUT"), 2, "check the path"),
+        (("run", "", "OUT"), 2, "a path is empty"),
+        (("run", "SOURCE", ""), 2, "a path is empty"),
+        (("status", ""), 2, "a path is empty"),
         (("status", "OUT"), 2, "no pagemill output here"),
         (("run", "SOURCE", "OUT"), 6, "the Prefect API at http://127.0.0.1:9/api does not answer"),
     ],
@@ -227,6 +236,23 @@ def test_a_mistake_is_one_line_with_its_exit_code(
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ALL_PROXY", "nonsense://proxy", "a proxy of the environment cannot be used"),
+        ("PREFECT_HOME", "/proc/nobody", "/proc/nobody: Prefect cannot keep its history there"),
+    ],
+)
+def test_an_environment_that_prefect_cannot_work_in_is_one_line(
+    variable: str, value: str, message: str, source: Path, tmp_path: Path
+) -> None:
+    env = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "home"), variable: value}
+    done = pagemill("run", source, tmp_path / "out", "-c", write_config(tmp_path), env=env)
+    assert done.returncode == 6
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_run_leaves_no_process_behind(
@@ -259,3 +285,13 @@ def test_names_from_documents_cannot_write_to_the_terminal(tmp_path: Path) -> No
     assert "\u202e" not in shown
     assert "evil" in shown
     assert name(table(tmp_path / "out")[0]).startswith("evil\x1b")
+
+
+def test_what_a_terminal_cannot_say_is_escaped(tmp_path: Path) -> None:
+    from helpers import echo_settings, run
+
+    make_pdf(tmp_path / "ünï.pdf")
+    run(tmp_path / "ünï.pdf", tmp_path / "out", echo_settings(tmp_path))
+    done = pagemill("show", tmp_path / "out", env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert r"\xfcn\xef.pdf" in done.stdout

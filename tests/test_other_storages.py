@@ -55,7 +55,7 @@ def read(source: str, settings: Settings) -> dict[str, bytes]:
         assert isinstance(fetched, Fetched), fetched
         with fetched:
             assert fetched.source.etag == listed.etag
-            assert fetched.size == len(fetched.file.read())
+            assert fetched.source.size == len(fetched.file.read())
             fetched.file.seek(0)
             found[listed.uri.partition("/in/")[2]] = fetched.file.read()
     return found

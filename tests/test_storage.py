@@ -23,7 +23,7 @@ from pagemill import disk as disk_module
 from pagemill import s3 as s3_module
 from pagemill.errors import StorageError, UsageError
 from pagemill.s3 import TRIES
-from pagemill.s3_errors import S3Error
+from pagemill.s3_errors import S3Error, scrub
 from pagemill.settings import StorageOptions
 from pagemill.storage import AlreadyExists, Changed, Missing, Storage
 from pagemill.urls import filesystem
@@ -722,6 +722,21 @@ def test_what_cannot_be_opened_is_a_usage_error_with_its_remedy(
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=remedy):
         filesystem(url, LOCAL)
+
+
+def test_an_endpoint_that_is_no_url_is_a_usage_error(s3: S3Server) -> None:
+    with pytest.raises(UsageError, match=r"endpoint_url: .*hello.* write it as http://host:port"):
+        Storage("s3://bucket/out", StorageOptions(endpoint_url="hello")).exists("x")
+
+
+def test_keys_are_taken_out_of_messages_but_not_words_that_anybody_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3tw0rd")
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "0th3rw0rd")
+    said = scrub("cannot read s3://test-bucket/x: s3cr3tw0rd, 0th3rw0rd")
+    assert said == "cannot read s3://test-bucket/x: ***, ***"
 
 
 def test_an_arn_and_a_port_are_no_keys(s3: S3Server) -> None:
