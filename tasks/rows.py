@@ -71,8 +71,7 @@ class RowMaker:
         text = answers.get("text")
         if layer is not None:
             row.update(text=layer, text_source="text_layer")
-        readable = page.layer and not why_garbage(page.layer)
-        if text is not None and not text.whole and readable:
+        if text and not text.whole and page.layer and not why_garbage(page.layer):
             answers = {**answers, "text": replace(text, mean_logprob=None, min_logprob=None)}
             row.update(text=page.layer, text_source="text_layer", status=Status.FALLBACK)
         return {**row, **_confidence(answers)}
