@@ -39,13 +39,14 @@ def check_ledger(ledger: Ledger) -> Verdict:
 
 def check_source(job: Job) -> Verdict:
     """Every selected object of the source has rows, of the version that lies there now."""
-    plan = plan_job(job, job.open_ledger())
+    ledger = job.open_ledger()
+    plan = plan_job(job, ledger)
     problems = list(missing(plan))
     rows = audit(plan).pages["rows"]
     verdict = f"{len(problems)} documents are missing" if problems else "all have rows"
     if plan.deleted:
         verdict += f"; {plan.deleted} more with rows are no longer there"
-    headline = f"{job.source}: {plan.selected} documents selected: {verdict}"
+    headline = f"{job.source}: {plan.selected} documents selected for {ledger.recipe}: {verdict}"
     return Verdict(headline, plan.selected, rows, problems)
 
 

@@ -195,6 +195,8 @@ def test_check_names_what_is_missing(source: Path, tmp_path: Path) -> None:
     done = pagemill("check", out, "--source", source, "-c", config)
     assert done.returncode == 1
     assert f"file://{source}/late.pdf: no rows" in done.stdout
+    (recipe,) = (folder.name.removeprefix("recipe=") for folder in out.glob("recipe=*"))
+    assert f"9 documents selected for {recipe}: 1 documents are missing" in done.stdout
     part = next(out.glob("recipe=*/pages/*.parquet"))
     part.write_bytes(part.read_bytes()[:200])
     done = pagemill("check", out)
