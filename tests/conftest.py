@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import shutil
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +111,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pagemill.s3.pause", lambda _: 0.0)
     monkeypatch.setattr("tasks.fetch.pause", lambda _: 0.0)
     monkeypatch.setattr("tasks.list_other.pause", lambda _: 0.0)
+
+    async def no_sleep(_: float) -> None:
+        await asyncio.sleep(0)
+
+    # s3fs sleeps for 0.1 s even where it does not try again.
+    others = SimpleNamespace(**{**vars(asyncio), "sleep": no_sleep})
+    monkeypatch.setattr("s3fs.core.asyncio", others)
 
 
 @pytest.fixture

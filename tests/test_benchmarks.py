@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,30 @@ PROJECT = Path(__file__).resolve().parents[1]
 SAMPLES = PROJECT / "samples"
 
 
-def test_engine_and_visit_give_their_lines() -> None:
-    command = [sys.executable, "benchmarks/gpu.py", "engine", "visit", "--laps", "engine,files"]
+def measure(*words: str) -> subprocess.CompletedProcess[str]:
+    """`benchmarks/gpu.py` on four pages."""
     small = ["--framework", "echo", "--small", "--pages", "4", "--documents", str(SAMPLES)]
-    done = subprocess.run(
-        [*command, *small],
+    return subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", *words, "--laps", "engine,files", *small],
         cwd=PROJECT,
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
     )
+
+
+@pytest.fixture(scope="module")
+def measured() -> list[subprocess.CompletedProcess[str]]:
+    """Engine and visit; the engine again, with the pipeline in a process: side by side."""
+    commands = [("engine", "visit"), ("engine", "--set", "work.runner=process")]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda words: measure(*words), commands))
+
+
+def test_engine_and_visit_give_their_lines(
+    measured: list[subprocess.CompletedProcess[str]],
+) -> None:
+    done = measured[0]
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     engine, visit = (line for line in lines if "benchmark" in line)
@@ -41,16 +56,10 @@ def test_engine_and_visit_give_their_lines() -> None:
     )
 
 
-def test_the_pipeline_is_measured_in_a_process_of_its_own_too() -> None:
-    command = [sys.executable, "benchmarks/gpu.py", "engine", "--laps", "engine,files"]
-    small = ["--framework", "echo", "--small", "--pages", "4", "--documents", str(SAMPLES)]
-    done = subprocess.run(
-        [*command, *small, "--set", "work.runner=process"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-    )
+def test_the_pipeline_is_measured_in_a_process_of_its_own_too(
+    measured: list[subprocess.CompletedProcess[str]],
+) -> None:
+    done = measured[1]
     assert done.returncode == 0, done.stderr
     _, pipeline = json.loads(done.stdout.splitlines()[-1])["laps"]
     assert (pipeline["balanced"], sum(pipeline["rows"].values())) == (True, 4)

@@ -159,8 +159,9 @@ def test_a_shard_that_kills_every_worker_is_given_up_by_name_and_the_next_run_co
 def test_an_engine_that_breaks_costs_its_worker_and_the_others_go_on(
     source: Path, tmp_path: Path
 ) -> None:
-    slow = settings(tmp_path, work__runner="process", work__workers=2, **SLOW)
-    ran = Ran(source, tmp_path / "out", slow)
+    slow = {**SLOW, "model__options": {"delay": 0.02}}
+    processes = settings(tmp_path, work__runner="process", work__workers=2, **slow)
+    ran = Ran(source, tmp_path / "out", processes)
 
     def break_one(crew: Crew) -> None:
         hand, real = _children(crew)[0], Child.process
