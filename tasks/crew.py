@@ -25,7 +25,7 @@ from pagemill.errors import EngineError, PagemillError, Stopped, UsageError, Wor
 from pagemill.ledger import Ledger
 from pagemill.settings import Settings
 from tasks.gauges import Report, together
-from tasks.hand import Hand, LocalHand, MakeHand
+from tasks.hand import STOP_SECONDS, Hand, LocalHand, MakeHand
 from tasks.job import Job
 from tasks.receipt import Receipt
 from tasks.shard import Shard
@@ -112,8 +112,9 @@ class Crew:
         self._untold: WorkerLost | None = None  # how one has died that no shard was with
         self._drawn = len(posts) * settings.work.shards_in_flight
         self.slots = len(posts) * slots(settings)
+        all_have = threading.Barrier(len(posts))
         for post in posts:
-            threading.Thread(target=self._offer, args=(post,), daemon=True).start()
+            threading.Thread(target=self._offer, args=(post, all_have), daemon=True).start()
 
     @property
     def appetite(self) -> int:
@@ -194,8 +195,11 @@ class Crew:
                 if post.hand is not None:
                     pool.submit(do, post.hand)
 
-    def _offer(self, post: _Post) -> None:
-        """Say each time that there is room for a shard with the worker at this place."""
+    def _offer(self, post: _Post, all_have: threading.Barrier) -> None:
+        """Say each time that there is room for a shard with the worker at this place.
+
+        For a second one only when all have said it once, or a few shards would go to fewer workers.
+        """
         while hand := post.holder():
             try:
                 hand.enter()
@@ -212,6 +216,10 @@ class Crew:
                 self._dismiss(post, hand, replace=True)
             else:
                 self._room.put((post, hand))
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    all_have.wait(STOP_SECONDS)
+                all_have.abort()
+        all_have.abort()
         if self._stopped.is_set() or not any(p.holder() for p in self._posts):
             self._room.put(None)
 

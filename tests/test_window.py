@@ -144,6 +144,27 @@ def test_a_worker_takes_no_more_shards_than_may_drain(tmp_path: Path) -> None:
     worker.enter()
 
 
+def test_a_few_shards_go_to_as_many_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(LocalHand):
+        def enter(self) -> None:
+            time.sleep(0.3)
+            super().enter()
+
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(2):
+        make_pdf(source / f"{number}.pdf")
+    worker, plan = look(source, tmp_path / "out", echo_settings(tmp_path, work__shard_documents=1))
+    worker.ledger.prepare(worker.job.recipe)
+    hands = [partial(hand, Worker(worker.job, "")) for hand in (LocalHand, Slow)]
+    monkeypatch.setattr("tasks.crew._makers", lambda *_: hands)
+    with muster(worker.job, worker, None) as crew, ThreadPoolExecutor(crew.slots) as pool:
+        list(pool.map(crew.process, plan.shards))
+        assert [report.documents for report in crew.reports()] == [1, 1]
+
+
 def test_further_places_are_given_one_by_one_while_there_is_need(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
