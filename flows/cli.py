@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 
 import click
@@ -11,7 +12,7 @@ import click
 from flows import look, mend
 from flows.command import leave, options, run_flow, settings
 from pagemill import __version__
-from pagemill.errors import EXIT_CODES, PagemillError, Stopped
+from pagemill.errors import EXIT_CODES, PagemillError, Stopped, UsageError
 from pagemill.printable import printable
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {n:>3}  {what}" for n, what in EXIT_CODES.items())
@@ -25,6 +26,7 @@ class _Main(click.Group):
             if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot say is escaped
                 stream.reconfigure(errors="backslashreplace")
         try:
+            _stand_somewhere()
             code = super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click's own business
@@ -35,6 +37,13 @@ class _Main(click.Group):
             click.echo(f"pagemill: {message}", err=True)
         leave(code or 0)
         ctx.exit(code or 0)
+
+
+def _stand_somewhere() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the working directory is gone: change to another one") from None
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

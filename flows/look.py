@@ -89,7 +89,9 @@ def check(
 
 @click.command()
 @click.argument("out")
-@click.option("--limit", default=50, show_default=True, help="Rows to show, at most.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1), help="Rows to show, at most."
+)
 @options
 def show(out: str, limit: int, config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Show rows of OUT: file, page, status, first words of every output; and where they lie."""

@@ -289,6 +289,14 @@ def test_names_from_documents_cannot_write_to_the_terminal(tmp_path: Path) -> No
     assert name(table(tmp_path / "out")[0]).startswith("evil\x1b")
 
 
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    vanish = f"cd '{tmp_path}/gone' && rmdir '{tmp_path}/gone' && '{PAGEMILL}' status {tmp_path}"
+    done = subprocess.run(["sh", "-c", vanish], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "pagemill: the working directory is gone: change to another one\n"
+
+
 def test_what_a_terminal_cannot_say_is_escaped(tmp_path: Path) -> None:
     from helpers import echo_settings, run
 
