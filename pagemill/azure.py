@@ -185,6 +185,7 @@ def _service(
         from azure.storage.blob import BlobServiceClient, ExponentialRetry
     except ImportError:
         raise UsageError("az:// needs another package: pip install 'pagemill[az]'") from None
+    logging.getLogger("azure").setLevel(logging.CRITICAL)  # what it tries; our line has the outcome
     retry = ExponentialRetry(initial_backoff=0, random_jitter_range=1, retry_total=TRIES - 1)
     retry.increment_base = 2
     how: dict[str, Any] = {
@@ -212,7 +213,6 @@ def _try_out(credential: Any) -> None:
     """Get a token once; the storage client would try again for a minute where there is none."""
     from azure.core.exceptions import ClientAuthenticationError
 
-    logging.getLogger("azure.identity").setLevel(logging.ERROR)  # else: a page of what was tried
     try:
         credential.get_token("https://storage.azure.com/.default")
     except ClientAuthenticationError as error:
