@@ -23,15 +23,13 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-.venv/installed: pyproject.toml constraints/cpu.txt
+.venv/installed: EXTRAS = transformers
+.venv/installed-test: EXTRAS = transformers,training,test
+.venv/installed .venv/installed-test: pyproject.toml constraints/cpu.txt
 	@echo "Installing into .venv: a minute or two, longer where pip brings torch with CUDA."
 	$(PYTHON) -m venv .venv
-	$(PIP) -e '.[transformers]'
-	touch $@
-
-.venv/installed-test: .venv/installed
-	$(PIP) -e '.[transformers,training,test]'
-	touch $@
+	$(PIP) -e '.[$(EXTRAS)]'
+	touch .venv/installed $@
 
 test-prefect: .venv/installed-test
 	$(BIN)/pytest tests/test_prefect.py tests/recovery_prefect.py
