@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from pagemill.errors import EngineError, PagemillError, Stopped, UsageError, WorkerLost
+from pagemill.errors import EngineError, Stopped, UsageError, WorkerLost
 from pagemill.ledger import Ledger
 from pagemill.settings import Settings
 from tasks.gauges import Report, together
@@ -58,12 +58,24 @@ class _Post:
         """Start a worker; a place may be dying still, with a host that is not known to be lost."""
         for tries_left in reversed(range(TRIES)):
             try:
-                self.hand = self.make()
-                self.latest = self.hand.report()
+                hand = self.make()
+                try:
+                    self.latest = hand.report()
+                except BaseException:
+                    hand.close()
+                    raise
+                self.hand = hand
                 return
             except WorkerLost:
                 if not tries_left:
                     raise
+
+    def leave(self) -> None:
+        """Let the worker go, for good; one that is just being started is waited for."""
+        with self.lock:
+            hand, self.hand = self.hand, None
+            if hand is not None:
+                hand.close()
 
     def look(self) -> list[Report]:
         """The reports of this place's workers, the dead ones' included."""
@@ -71,8 +83,9 @@ class _Post:
         if hand is not None:
             try:
                 self.latest = hand.report()
-            except WorkerLost:
-                if self.latest and hand.loaded:  # it may have died before it said so
+            except Exception as error:  # whatever it is, it must not keep the worker its place
+                if self.latest and hand.loaded and isinstance(error, WorkerLost):
+                    # It may have died before it said so.
                     self.latest = dataclasses.replace(self.latest, loads=1)
         return [*self.before, *([self.latest] if self.latest else [])]
 
@@ -138,12 +151,15 @@ class Crew:
             try:
                 with self._working():
                     return hand.process(shard)
-            except (WorkerLost, EngineError, UsageError) as error:
+            except (WorkerLost, EngineError, UsageError, Stopped) as error:
                 if self._stopped.is_set():
                     raise Stopped("stopped") from None
-                if post.broken:  # another shard has told its error
+                let_go = isinstance(error, Stopped) and post.holder() is not hand
+                if let_go or post.broken:  # another shard has told its error
                     shard = self._rest(shard)
                     continue
+                if isinstance(error, Stopped):
+                    raise
                 # What dies while it loads is not the shard's fault.
                 lost += isinstance(error, WorkerLost) and hand.loaded
                 shard = self._after(error, post, hand, shard, last=lost == TRIES)
@@ -169,12 +185,16 @@ class Crew:
         """Ask all workers to stop; shards that are not finished end with `Stopped`."""
         self._stopped.set()
         self._room.put(None)
-        self._each(lambda hand: hand.stop())
+        # All at once: one that does not answer holds up no other.
+        with ThreadPoolExecutor(len(self._posts)) as pool:
+            for hand in [post.hand for post in self._posts]:
+                if hand is not None:
+                    pool.submit(hand.stop)
 
     def close(self) -> None:
-        """Let all workers go."""
+        """Let all workers go, also those that are being started just now."""
         self._stopped.set()
-        self._each(lambda hand: hand.close())
+        _leave(self._posts)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -187,13 +207,6 @@ class Crew:
         finally:
             with self._counting:
                 self._at_work -= 1
-
-    def _each(self, do: Callable[[Hand], None]) -> None:
-        """All at once: one that does not answer holds up no other."""
-        with ThreadPoolExecutor(len(self._posts)) as pool:
-            for post in self._posts:
-                if post.hand is not None:
-                    pool.submit(do, post.hand)
 
     def _offer(self, post: _Post, all_have: threading.Barrier) -> None:
         """Say each time that there is room for a shard with the worker at this place.
@@ -211,8 +224,8 @@ class Crew:
                     break
                 if not isinstance(error, WorkerLost):
                     log.warning("a worker that cannot be asked is replaced: %r", error)
-                elif post.holder() is hand:  # else it was let go
-                    self._untold = error
+                if post.holder() is hand:  # else it was let go
+                    self._untold = WorkerLost(str(error) or repr(error))
                 self._dismiss(post, hand, replace=True)
             else:
                 self._room.put((post, hand))
@@ -241,7 +254,7 @@ class Crew:
     def _dismiss(self, post: _Post, hand: Hand, replace: bool) -> None:
         try:
             post.dismiss(hand, replace)
-        except PagemillError as error:
+        except Exception as error:  # whatever it is, the place is empty now, and that is seen
             log.warning("no worker takes its place: %s", error)
 
     def _rest(self, shard: Shard) -> Shard:
@@ -281,6 +294,7 @@ def muster(job: Job, worker: Worker, pages: int | None = None) -> Iterator[Crew]
         makers = _makers(job, worker, stack)
         share = None if pages is None else -(-pages // len(makers))
         posts = [_Post(partial(make, share)) for make in makers]
+        stack.callback(_leave, posts)
         errors = _fill(posts)
         posts = [post for post in posts if post.hand is not None]
         if not posts:
@@ -319,6 +333,13 @@ def _fill(posts: list[_Post]) -> list[Exception]:
     with ThreadPoolExecutor(len(posts)) as pool:
         list(pool.map(start, posts))
     return errors
+
+
+def _leave(posts: list[_Post]) -> None:
+    """Let all workers go at once: one that is slow to end holds up no other."""
+    with ThreadPoolExecutor(len(posts)) as pool:
+        for post in posts:
+            pool.submit(post.leave)
 
 
 def _left(shard: Shard) -> str:

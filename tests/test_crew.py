@@ -304,6 +304,78 @@ def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> N
     child.close()
 
 
+def test_a_worker_that_is_being_started_when_the_crew_goes_is_let_go_too(
+    source: Path, tmp_path: Path
+) -> None:
+    ran = Ran(source, tmp_path / "out", settings(tmp_path, work__runner="process"))
+    starting, go_on = threading.Event(), threading.Event()
+    fresh: list[Child] = []
+    with muster(ran.job, ran.worker) as crew:
+        (post,) = crew._posts
+        make = post.make
+
+        def slowly() -> Child:
+            starting.set()
+            go_on.wait(60)
+            fresh.append(make())  # type: ignore[arg-type]
+            return fresh[0]
+
+        post.make = slowly
+        os.kill(_children(crew)[0].pid, signal.SIGKILL)
+        assert starting.wait(60)
+        threading.Timer(0.2, go_on.set).start()
+    assert [child._process.returncode for child in fresh] == [-signal.SIGKILL]
+
+
+def test_a_place_that_cannot_be_filled_for_any_reason_ends_the_run_with_the_cause(
+    source: Path, tmp_path: Path
+) -> None:
+    ran = Ran(source, tmp_path / "out", settings(tmp_path, work__runner="process"))
+    with muster(ran.job, ran.worker) as crew, ThreadPoolExecutor(1) as pool:
+
+        def no_room() -> Child:
+            raise OSError(28, "No space left on device")
+
+        crew._posts[0].make = no_room
+        os.kill(_children(crew)[0].pid, signal.SIGKILL)
+        told = pool.submit(crew.process, ran.plan.shards[0])
+        try:
+            error = told.exception(60)
+        finally:
+            crew.stop()
+    assert isinstance(error, WorkerLost)
+    assert "killed by SIGKILL" in str(error)
+
+
+def test_a_shard_of_a_worker_that_another_shard_has_ended_goes_on_elsewhere(
+    source: Path, tmp_path: Path
+) -> None:
+    slow = settings(tmp_path, work__runner="process", work__workers=2, **SLOW)
+    ran = Ran(source, tmp_path / "out", slow)
+    both, stopped = threading.Barrier(2), threading.Event()
+
+    def break_one(crew: Crew) -> None:
+        hand, real = _children(crew)[0], Child.process
+
+        def breaks(self: Child, shard: Any) -> Any:
+            if self is not hand:
+                return real(self, shard)
+            if both.wait(60) == 0:
+                raise EngineError("CUDA out of memory")
+            stopped.wait(60)  # its worker answers once more before it is killed
+            raise Stopped("stopped")
+
+        hand.process = breaks.__get__(hand)  # type: ignore[method-assign]
+        hand.stop = stopped.set  # type: ignore[method-assign]
+
+    with muster(ran.job, ran.worker) as crew:
+        break_one(crew)
+        with ThreadPoolExecutor(crew.slots) as pool:
+            receipts = list(pool.map(crew.process, ran.plan.shards))
+    assert sum(r.documents for r in receipts) == 16
+    assert len(texts(tmp_path / "out")) == 32
+
+
 def test_a_model_that_cannot_be_loaded_is_the_error_of_the_run(
     source: Path, tmp_path: Path
 ) -> None:
