@@ -226,6 +226,8 @@ def _fault(rows: list[dict[str, Any]]) -> str | None:
     """Why these rows of one document are not one row a page, if they are not."""
     if len({row["source_etag"] for row in rows}) > 1:
         return "rows of two versions of the document"
+    if len({row["page_count"] for row in rows}) > 1:
+        return "rows that do not agree how many pages it has"
     numbers = [row["page_number"] for row in rows]
     if numbers == [None]:
         return None

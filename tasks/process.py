@@ -106,11 +106,17 @@ class _ShardRun:
             return
         with fetched:
             source = fetched.source
-            if item.pages is not None and source.etag != item.source.etag:
-                item = replace(item, pages=None)  # it changed after the plan: read all of it
+            if item.pages is not None and self._has_changed(item, fetched):
+                item = replace(item, pages=None, tries=1)  # read all of it
             maker = self._maker(item, source, fetched.sha256)
             if not self._has_twin(item, maker, fetched.sha256):
                 self._read(item, maker, fetched)
+
+    def _has_changed(self, item: Item, fetched: Fetched) -> bool:
+        """Whether it is not what its rows are of; its storage may not have noticed."""
+        known = self.worker.ledger.get(item.source.uri)
+        same = known is not None and known.sha256 == fetched.sha256
+        return not same or fetched.source.etag != item.source.etag
 
     def _maker(self, item: Item, source: SourceObject, sha256: str | None) -> RowMaker:
         job = self.worker.job
@@ -154,6 +160,9 @@ class _ShardRun:
             assert isinstance(opened, Opened)
             trust = Trust(self.settings)
             count, rows = opened.page_count, dict(staged)
+            if item.pages is not None and count != self._known_pages(item):
+                # Another renderer, or version of it, counts otherwise: read all of it.
+                return self._read(replace(item, pages=None), maker, fetched)
             document = OpenDocument(item, maker, count, ledger, self.settings, rows, trust)
             self._add_rows(document, document.unwanted())
             for page in pages:
@@ -167,6 +176,10 @@ class _ShardRun:
                     break
         document.drawn = True
         self._complete_if_whole(document)
+
+    def _known_pages(self, item: Item) -> int | None:
+        known = self.worker.ledger.get(item.source.uri)
+        return known.page_count if known else None
 
     def _fail(self, item: Item, maker: RowMaker, failure: Failure) -> None:
         if item.pages is not None:

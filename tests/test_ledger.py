@@ -229,10 +229,12 @@ def test_missing_and_double_pages_are_problems(opened: Callable[[], Ledger]) -> 
     ledger = opened()
     ledger.commit([DocumentRows("a", [row("a", 1, 3), row("a", 3, 3)])])
     ledger.commit([DocumentRows("b", [row("b", 1, 1), row("b", 1, 1)])])
+    ledger.commit([DocumentRows("c", [row("c", 1, 2), row("c", 2, 3)])])
     problems = ledger.problems()
-    assert len(problems) == 2
+    assert len(problems) == 3
     assert "a: 1 of 3 pages have no row, the first is page 2" in problems[0]
     assert "b: 1 pages have more than one row" in problems[1]
+    assert "c: rows that do not agree how many pages it has" in problems[2]
 
 
 def test_a_document_in_two_parts_is_a_problem(opened: Callable[[], Ledger]) -> None:

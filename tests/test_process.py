@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import echo_settings, look, make_image, make_pdf, name, process, run, table
 
@@ -209,6 +210,51 @@ def test_pages_beyond_the_limit_are_skipped_and_read_when_it_is_raised(
     assert rows[2]["decided_by"] == "max_pages=2"
     assert len(asked) - count == 2
     assert balance.documents["retry"] == 1
+    assert balance.balanced
+
+
+@pytest.mark.parametrize("pages", [2, 4])
+def test_what_has_changed_unnoticed_is_read_as_a_whole_when_a_page_is_due(
+    tmp_path: Path, source: Path, out: Path, pages: int
+) -> None:
+    file, size = source / "a.pdf", 10_000
+
+    def write(count: int, words: str) -> None:
+        make_pdf(file, count, words)
+        file.write_bytes(file.read_bytes().ljust(size, b"\n"))
+        os.utime(file, ns=(0, 10**18))  # as a copy does that keeps times: the etag is the same
+
+    write(3, "before")
+    run(source, out, echo_settings(tmp_path, limits__max_pages=2))
+    write(pages, "after")
+    balance = run(source, out, echo_settings(tmp_path))
+    rows = [r for r in table(out) if name(r) == "a.pdf"]
+    assert [(r["page_number"], r["page_count"], r["status"]) for r in rows] == [
+        (number, pages, "ok") for number in range(1, pages + 1)
+    ]
+    assert len({r["document_sha256"] for r in rows}) == 1
+    assert balance.balanced
+
+
+def test_pages_that_are_counted_otherwise_than_they_were_are_all_read(
+    tmp_path: Path, source: Path, out: Path
+) -> None:
+    run(source, out, echo_settings(tmp_path))
+    (part,) = out.glob("recipe=*/pages/*.parquet")
+    rows = pq.ParquetFile(part).read().to_pylist()
+    for row in rows:
+        if name(row) == "a.pdf":  # as if another version of the renderer had found two
+            row.update(page_count=2, tries=1)
+            if row["page_number"] == 2:
+                row.update(status="failed", error_kind="time_out", text=None)
+    rows = [row for row in rows if row["page_number"] != 3]
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(part)), part)
+    balance = run(source, out, echo_settings(tmp_path))
+    assert balance.documents["retry"] == 1
+    rows = [r for r in table(out) if name(r) == "a.pdf"]
+    assert [(r["page_number"], r["page_count"], r["status"]) for r in rows] == [
+        (number, 3, "ok") for number in (1, 2, 3)
+    ]
     assert balance.balanced
 
 
