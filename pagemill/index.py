@@ -30,7 +30,7 @@ from pagemill.committed import FACTS, Committed, committed, count_errors
 from pagemill.errors import StorageError
 from pagemill.status import Status
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a table here changes: files of other versions are thrown away."""
 MEMORY_KB = 64 << 10
 """SQLite's cache."""
@@ -283,6 +283,9 @@ def _connect(file: str, fresh: bool) -> sqlite3.Connection:
     elif db.execute("PRAGMA user_version").fetchone() != (VERSION,):
         db.close()
         raise sqlite3.DatabaseError("another version")
+    elif db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        db.close()
+        raise sqlite3.DatabaseError("damaged")
     else:
         db.executescript(_INDEXES)
     return db

@@ -19,7 +19,10 @@ def local_object(path: str, at: os.stat_result) -> SourceObject:
 
     Not the inode, so that a copy or a restored backup that keeps its times is not read again.
     """
-    when = datetime.fromtimestamp(at.st_mtime, UTC)
+    try:
+        when = datetime.fromtimestamp(at.st_mtime, UTC)
+    except (ValueError, OverflowError):  # beyond the year 9999: some file systems keep any number
+        when = None
     return SourceObject(_file_uri(path), f"{at.st_mtime_ns:x}-{at.st_size:x}", at.st_size, when)
 
 

@@ -48,11 +48,11 @@ def _when(info: dict[str, Any]) -> datetime | None:
         if isinstance(value, str):
             is_iso = re.match(r"\d{4}-", value)
             value = datetime.fromisoformat(value) if is_iso else parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if not isinstance(value, datetime):
-        return None
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        if isinstance(value, datetime):
+            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # no time, or none that a calendar has
+        pass
+    return None
 
 
 def other_error(error: Exception, what: str, url: str) -> StorageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 import uuid
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from conftest import WebServer, settings_for
 
@@ -19,6 +21,8 @@ from pagemill.document import SourceObject
 from pagemill.errors import StorageError, UsageError
 from pagemill.settings import StorageOptions
 from tasks.discover import Discovery, discover
+from tasks.list_local import local_object
+from tasks.list_other import other_object
 from tests.seaweed import S3Server
 
 NOWHERE = "/nonexistent/out"
@@ -62,6 +66,16 @@ def test_a_copy_that_keeps_its_times_keeps_its_etag(tmp_path: Path) -> None:
     os.replace(tmp_path / "b", file)
     (after,) = look(file)
     assert before.etag == after.etag
+
+
+def test_a_time_that_no_calendar_has_is_none(tmp_path: Path) -> None:
+    seconds = 3 * 10**11  # tmpfs keeps it
+    times = {"st_mtime": float(seconds), "st_mtime_ns": seconds * 10**9}
+    at = os.stat_result((stat.S_IFREG, 1, 1, 1, 0, 0, 7, 0, seconds, 0), times)
+    assert local_object("/a.pdf", at).modified is None
+    for when in (1e30, "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-10:00"):
+        info = {"name": "/a.pdf", "size": 7, "mtime": when}
+        assert other_object(fsspec.filesystem("memory"), info).modified is None
 
 
 def test_a_folder_is_walked_in_order_and_to_the_bottom(tmp_path: Path) -> None:

@@ -136,12 +136,16 @@ def test_a_second_process_reads_no_part_and_a_lost_or_damaged_index_is_made_agai
         fetched.clear()
         ledger = Ledger(storage, "m-12345678", ())
         ledger.refresh()
+        assert list(ledger.documents()) == ["a", "b"] and ledger.problems() == []
         return len(fetched), ledger.index.total("rows")
 
     assert look() == (0, (2, 3))
     file.unlink()
     assert look() == (1, (2, 3))
-    for damage in (b"", b"nonsense", file.read_bytes()[:8192]):
+    good = file.read_bytes()
+    starts = range(0, len(good), 4096)
+    pages = [good[:at] + b"?" * 4096 + good[at + 4096 :] for at in starts]
+    for damage in (b"", b"nonsense", good[:8192], *pages):
         file.write_bytes(damage)
         assert look()[1] == (2, 3)
     assert look() == (0, (2, 3))
