@@ -25,10 +25,13 @@ NEAR = 640
 the rows of a real table differ by little more than a number."""
 FIT = 0.65
 """The share of tokens that a near-period explains: "1. the 2. the" is 0.67."""
+RUN = 3
+"""Of a run of one token so many count for a near-period."""
 CHECK_EVERY = 32
 """Tokens between two looks for a loop."""
 EXACT_AT_CAP = 64
 """Repeated tokens that make an answer which reaches its cap a loop: it is cut off anyway."""
+Tokens = np.ndarray[Any, np.dtype[np.int64]]
 PIECE = re.compile(r"\s*\w{1,4}|\s*[^\w\s]|\s+")
 """About a token: up to four letters of a word, or a sign."""
 
@@ -48,16 +51,8 @@ def find_loop(tokens: Sequence[int], exact: int = EXACT) -> int | None:
     int or None
         The length up to the end of the first period: what came before, and the phrase once.
     """
-    suspects = _suspects(tokens, exact)
-    said = np.asarray(tokens if suspects else (), dtype=np.int64)
-    for period in suspects:
-        repeats = said[period:] == said[:-period]
-        stretch = _true_tail(repeats) + period
-        if stretch >= max(exact, 4 * period):
-            return len(said) - stretch + period
-        if len(repeats) >= NEAR and repeats[-NEAR:].mean() >= FIT:
-            return len(said) - _fitting_tail(repeats, period)
-    return None
+    keep = _exact_loop(tokens, exact)
+    return _near_loop(tokens) if keep is None else keep
 
 
 def find_loop_in_text(text: str, exact: int = EXACT) -> int | None:
@@ -71,27 +66,60 @@ def find_loop_in_text(text: str, exact: int = EXACT) -> int | None:
     return None if keep is None else sum(len(piece) for piece in pieces[:keep])
 
 
-def _suspects(tokens: Sequence[int], exact: int) -> list[int]:
-    """The periods that the end of `tokens` may have, the shortest first.
+def _exact_loop(tokens: Sequence[int], exact: int) -> int | None:
+    probe = min(16, exact // 2)
+    periods = _periods(np.asarray(tokens[-probe - LONGEST_PERIOD :]), probe, 1.0)
+    said = np.asarray(tokens if periods else ())
+    for period in periods:
+        stretch = _true_tail(said[period:] == said[:-period]) + period
+        if stretch >= max(exact, 4 * period):
+            return len(said) - stretch + period
+    return None
+
+
+def _near_loop(tokens: Sequence[int]) -> int | None:
+    """The same where the repetition has counters or dates in it, of any run its first tokens."""
+    end = np.asarray(tokens[-2 * (NEAR + LONGEST_PERIOD) :])
+    periods = _periods(end[_without_runs(end)], NEAR, FIT)
+    if not periods:
+        return None
+    said = np.asarray(tokens)
+    places = _without_runs(said)
+    said, period = said[places], periods[0]
+    tail = _fitting_tail(said[period:] == said[:-period], period)
+    return int(places[-tail]) if tail else None
+
+
+def _periods(end: Tokens, length: int, share: float) -> list[int]:
+    """Periods that explain that share of the last `length` tokens, the shortest first.
 
     One look at all of them together: a small model is looked at 400 times a second, and next to
     never it loops.
     """
-    end = np.asarray(tokens[-NEAR - LONGEST_PERIOD :], dtype=np.int64)
-    fits = np.zeros(min(LONGEST_PERIOD, len(tokens) // 4), dtype=np.bool_)
-    for length, share in ((min(16, exact // 2), 1.0), (NEAR, FIT)):
-        if len(end) > length:
-            # Row by row what stands a period before the last `length` tokens.
-            before = sliding_window_view(end[:-1], length)[::-1][: len(fits)]
-            same = np.count_nonzero(before == end[-length:], axis=1)
-            fits[: len(same)] |= same >= int(share * length)
-    return [int(period) + 1 for period in np.flatnonzero(fits)]
+    if len(end) <= length:
+        return []
+    # Row by row what stands a period before the last `length` tokens.
+    before = sliding_window_view(end[:-1], length)[::-1][:LONGEST_PERIOD]
+    same = np.count_nonzero(before == end[-length:], axis=1)
+    return [int(period) + 1 for period in np.flatnonzero(same >= int(share * length))]
+
+
+def _without_runs(said: Tokens) -> Tokens:
+    """Places of tokens, of each run of one token only the first `RUN`.
+
+    Leaders of dots and lines to write on are long, and what stands between them is short: they
+    would explain nearly all of a table of contents or a form.
+    """
+    same = np.ones(max(0, len(said) - RUN), dtype=np.bool_)
+    for back in range(1, RUN + 1):
+        same &= said[RUN:] == said[RUN - back : len(said) - back]
+    return np.concatenate([np.arange(min(RUN, len(said))), np.flatnonzero(~same) + RUN])
 
 
 def _true_tail(repeats: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
     """Length of the run of True at the end."""
-    last_false = np.flatnonzero(~repeats[-4 * NEAR :])
-    return len(repeats[-4 * NEAR :]) - int(last_false[-1]) - 1 if len(last_false) else len(repeats)
+    last_false = np.flatnonzero(~repeats)
+    return len(repeats) - int(last_false[-1]) - 1 if len(last_false) else len(repeats)
 
 
 def _fitting_tail(repeats: np.ndarray[Any, np.dtype[np.bool_]], period: int) -> int:

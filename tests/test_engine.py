@@ -305,6 +305,11 @@ def test_a_loop_with_a_counter_is_found() -> None:
     assert len(before) <= keep <= len(before) + 40
 
 
+def test_what_came_before_a_loop_seen_late_is_kept() -> None:
+    before = list(range(1000, 2000))
+    assert find_loop(before + [1, 2, 3, 4, 5] * 700, 64) == len(before) + 5
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -313,6 +318,7 @@ def test_a_loop_with_a_counter_is_found() -> None:
         list(range(500)) + [7] * 120,  # a dot leader
         list(range(500)) + [1, 2] * 60 + [9],  # a row of empty cells
         (list(range(300, 460))) * 5,  # filler text, a paragraph again and again
+        [t for row in range(40) for t in (*range(10 * row, 10 * row + 9), *[7] * (60 + row % 7))],
         [],
     ],
 )

@@ -201,6 +201,13 @@ def test_loops_are_found_in_text() -> None:
     assert text[:keep].strip() in ("Begin. la", "Begin.", "Begin. la la")
 
 
+@pytest.mark.parametrize("sign", [".", " .", "_", "-"])
+def test_leaders_and_lines_to_write_on_are_no_loop(sign: str) -> None:
+    names = ("The river", "Wheels and stones", "Grain", "A ledger of 1974", "Sacks", "Ink")
+    lines = [f"{names[n % 6]} {n} {sign * (60 + n * n % 17)} {n * 7}" for n in range(60)]
+    assert find_loop_in_text("\n".join(lines)) is None
+
+
 def test_abort_ends_a_request_with_what_was_said(
     connect: Callable[..., OpenAIEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
