@@ -85,6 +85,10 @@ def endpoint_of(model: str, options: Mapping[str, Any]) -> Endpoint:
         )
     if parts.userinfo:
         raise LoadError(f"options.base_url: no user or password in a URL; set {KEY_VARIABLE}")
+    if parts.query or parts.fragment:
+        raise LoadError(
+            f"options.base_url: nothing may follow ? or # in it; a key belongs in {KEY_VARIABLE}"
+        )
     endpoint = Endpoint(**{"model": model, **options, "base_url": url})
     _check_kinds(endpoint)
     return endpoint

@@ -176,6 +176,11 @@ def _client(endpoint: Endpoint, batch_size: int) -> httpx.AsyncClient:
             timeout=httpx.Timeout(endpoint.timeout, connect=15),
             limits=httpx.Limits(max_connections=batch_size + 1),
         )
+    except OSError as error:
+        raise LoadError(
+            f"{endpoint.base_url}: the certificates to know it by cannot be read ({_name(error)}); "
+            "correct SSL_CERT_FILE or SSL_CERT_DIR in the environment"
+        ) from error
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         raise LoadError(
             f"{endpoint.base_url}: the environment's proxy cannot be used ({_name(error)}); "
@@ -223,20 +228,20 @@ async def _read_stream(events: AsyncIterator[dict[str, Any]], draft: Draft) -> F
     finish: str | None = None
     said = 0
     async for event in events:
-        if "error" in event:
-            raise _error_in_stream(event["error"])
-        _count(event, draft)
+        _refuse_error(event)
         for choice in event.get("choices") or ():
             _listen(choice, (choice.get("delta") or {}).get("content") or "", draft)
             finish = choice.get("finish_reason") or finish
             said += 1  # a delta is about a token
         draft.completion_tokens = max(draft.completion_tokens, said - 1)
+        _count(event, draft)  # the endpoint's own count stands
         if finish is None and said % CHECK_EVERY == 0 and _cut_loop(draft, EXACT):
             return "loop"
     return _ended(finish, draft)
 
 
 def _read_whole(answer: dict[str, Any], draft: Draft) -> FinishReason:
+    _refuse_error(answer)
     (choice, *_) = answer.get("choices") or [{}]
     _count(answer, draft)
     _listen(choice, (choice.get("message") or {}).get("content") or "", draft)
@@ -296,11 +301,15 @@ def _refusal(response: httpx.Response, content: bytes, endpoint: Endpoint) -> Ex
     return EngineError(f"{endpoint.base_url}: status {status}: {said}; check options.base_url")
 
 
-def _error_in_stream(error: Any) -> Exception:
-    said = str(error.get("message", error) if isinstance(error, dict) else error)
+def _refuse_error(answer: dict[str, Any]) -> None:
+    """Raise what an answer with status 200 says has gone wrong; some say null where nothing has."""
+    error = answer.get("error")
+    if not error:
+        return
+    said = one_line(ValueError(error.get("message", error) if isinstance(error, dict) else error))
     if isinstance(error, dict) and error.get("code") in ITS_OWN_FAULT:
-        return RequestError(ErrorKind.MODEL_FAILED, f"the endpoint refused it: {said}")
-    return _TryAgain(f"the endpoint broke off an answer: {said}", may_be_the_page=True)
+        raise RequestError(ErrorKind.MODEL_FAILED, f"the endpoint refused it: {said}")
+    raise _TryAgain(f"the endpoint broke off an answer: {said}", may_be_the_page=True)
 
 
 def _message(content: bytes) -> str:

@@ -81,7 +81,9 @@ class Visits:
 
     def leave(self, request: Request) -> None:
         """Let go of a request; the last one takes the images along."""
-        key = _key(request)
+        self._leave(_key(request))
+
+    def _leave(self, key: tuple[int, ...]) -> None:
         with self._lock:
             self._visits[key].guests -= 1
             if not self._visits[key].guests:
@@ -92,12 +94,13 @@ class Visits:
     ) -> Future[Completion]:
         """Submit a request that enters before, and leaves when it is done."""
         self.enter(request)
+        key = _key(request)  # not the request: a future keeps its callbacks, and so the page
         try:
             future = submit(request)
         except BaseException:
-            self.leave(request)
+            self._leave(key)
             raise
-        future.add_done_callback(lambda _: self.leave(request))
+        future.add_done_callback(lambda _: self._leave(key))
         return future
 
     def of(self, request: Request) -> Visit:

@@ -107,6 +107,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
+        begin = {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        self._event({"choices": [begin], "error": None})
         for number, word in enumerate(words):
             time.sleep(order.get("delay", 0))
             if number == order.get("cut"):

@@ -215,7 +215,8 @@ def test_abort_ends_a_request_with_what_was_said(
 
     def note(*what: Any) -> None:
         listen(*what)
-        heard.set()
+        if what[1]:
+            heard.set()
 
     monkeypatch.setattr(openai_engine, "_listen", note)
     engine = connect(batch_size=1)
@@ -265,6 +266,12 @@ def test_an_answer_that_is_none_is_no_row(
     assert "(2 tries)" in str(error)
 
 
+def test_an_error_that_comes_as_an_answer_is_told(connect: Callable[..., OpenAIEngine]) -> None:
+    said = {"error": {"code": 502, "message": "the provider is down"}}
+    error = failure(connect(retries=1, stream=False), order(raw=said))
+    assert str(error) == "the endpoint broke off an answer: the provider is down (2 tries)"
+
+
 @pytest.mark.parametrize("said", ["hi", 5, [5], ["hi"], [{"message": "hi"}]])
 def test_an_answer_of_another_form_is_no_row(
     connect: Callable[..., OpenAIEngine], said: Any
@@ -279,6 +286,12 @@ def test_a_proxy_in_the_environment_is_not_asked_for_this_host(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     assert ask(connect(), order()).text == "ok"
+
+
+def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file.pem")
+    with pytest.raises(LoadError, match="correct SSL_CERT_FILE or SSL_CERT_DIR"):
+        OpenAIEngine(endpoint_of("reader", {"base_url": "https://gpu-host/v1"}))
 
 
 @pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:9", "http://proxy:port"])
@@ -410,6 +423,8 @@ def test_an_endpoint_that_dies_is_an_engine_error() -> None:
         ({"base_url": "http://h:port/v1"}, "options.base_url: give the endpoint's URL"),
         ({"base_url": "http://h/v1", "api_key_env": 5}, "model and api_key_env are texts"),
         ({"base_url": "http://me:secret@host/v1"}, "no user or password in a URL"),
+        ({"base_url": "http://host/v1?key=secret"}, "nothing may follow ? or # in it"),
+        ({"base_url": "http://host/v1#secret"}, "nothing may follow ? or # in it"),
         ({"api_key": "sk-1"}, "options.api_key: keys are read from the environment only"),
         ({"max_model_len": 1}, "options.max_model_len is unknown to openai; known: base_url"),
         ({"base_url": "http://h/v1", "retries": -1}, "retries a whole number from 0"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+from concurrent.futures import Future
+
 from PIL import Image
 
-from loaders.engine import Request
+from loaders.engine import Completion, Request
 from loaders.visits import Visits
 
 PAGE, OTHER = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))
@@ -34,6 +37,17 @@ def test_the_last_guest_takes_the_images_along() -> None:
     visits.enter(request)
     assert visits.of(request) is not first
     assert visits.of(request).name != first.name
+
+
+def test_an_answer_that_is_kept_keeps_no_page() -> None:
+    visits = Visits()
+    future: Future[Completion] = Future()
+    page = Image.new("RGB", (8, 8))
+    visits.share(Request((page,), "text"), lambda _: future)
+    future.set_result(Completion("read", 1, 1, "stop", 0.1))
+    kept = weakref.ref(page)
+    del page
+    assert kept() is None
 
 
 def test_requests_without_images_share_nothing() -> None:
