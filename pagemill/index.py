@@ -60,7 +60,10 @@ _INSERT = f"INSERT INTO documents VALUES ({', '.join('?' * (len(FACTS) + 1))})"
 
 def cache_folder() -> Path:
     """Where copies are kept: ``pagemill`` in the platform's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a name, as in some containers, and no HOME
+        base = os.devnull  # no folder: nothing is kept
     return Path(base) / "pagemill"
 
 

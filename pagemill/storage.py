@@ -59,6 +59,8 @@ class Storage:
             self._folder = Disk(Path(self.url))
         elif name == "s3":
             bucket, prefix = split_s3(url.rstrip("/"))
+            if prefix.startswith("/"):  # servers disagree what that is
+                raise UsageError(f"{url}: an empty name: write s3://{bucket}/{prefix.lstrip('/')}")
             self.url = f"s3://{bucket}/{prefix}".rstrip("/")
             self._folder = Bucket(S3(options), bucket, prefix)
         else:

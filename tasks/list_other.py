@@ -33,7 +33,7 @@ def other_object(fs: Any, info: dict[str, Any]) -> SourceObject:
     """
     modified = _when(info)
     size = info.get("size")
-    size = -1 if size is None else int(size)
+    size = -1 if size is None or int(size) >> 63 else int(size)  # what a row can hold
     mark = next((info[k] for k in ("ETag", "etag", "content_hash", "md5Hash") if info.get(k)), None)
     etag = str(mark).removeprefix("W/").strip('"') if mark else f"{modified}-{size:x}"
     return SourceObject(fs.unstrip_protocol(info["name"]), etag, size, modified)

@@ -78,6 +78,11 @@ def test_a_time_that_no_calendar_has_is_none(tmp_path: Path) -> None:
         assert other_object(fsspec.filesystem("memory"), info).modified is None
 
 
+def test_a_size_that_no_row_can_hold_is_unknown() -> None:
+    info = {"name": "/a.pdf", "size": 2**63}  # as a web server may claim
+    assert other_object(fsspec.filesystem("memory"), info).size == -1
+
+
 def test_a_folder_is_walked_in_order_and_to_the_bottom(tmp_path: Path) -> None:
     make(tmp_path, "b.pdf", "a/z.pdf", "a/deep/er/y.pdf", ".hidden.pdf", "c/x.pdf")
     found = look(tmp_path)

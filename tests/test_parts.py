@@ -175,6 +175,18 @@ def test_without_a_cache_folder_all_works(
     assert ledger.index.total("rows") == (1, 2)
 
 
+def test_a_user_without_a_home_has_no_cache_and_all_works(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # which /etc/passwd does not know
+    ledger = Ledger(storage, "m-12345678", ("text",))
+    ledger.commit([document("a", 2)])
+    ledger.refresh()
+    assert ledger.index.total("rows") == (1, 2)
+
+
 def test_without_room_in_the_cache_folder_all_works(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

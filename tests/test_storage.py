@@ -677,6 +677,11 @@ def test_a_clock_that_is_wrong_is_named(s3: S3Server, monkeypatch: pytest.Monkey
 # -- URLs ----------------------------------------------------------------------------------
 
 
+def test_an_output_below_an_empty_name_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"an empty name: write s3://b/out"):
+        Storage("s3://b//out", LOCAL)
+
+
 @pytest.mark.parametrize("url", ["gs://b/out", "memory://out", "https://host/out", "sftp://h/out"])
 def test_an_output_elsewhere_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="local folder or to s3://"):
