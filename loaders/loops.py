@@ -79,6 +79,8 @@ def _exact_loop(tokens: Sequence[int], exact: int) -> int | None:
 
 def _near_loop(tokens: Sequence[int]) -> int | None:
     """The same where the repetition has counters or dates in it, of any run its first tokens."""
+    if len(tokens) <= NEAR:
+        return None
     end = np.asarray(tokens[-2 * (NEAR + LONGEST_PERIOD) :])
     periods = _periods(end[_without_runs(end)], NEAR, FIT)
     if not periods:

@@ -157,8 +157,10 @@ class OpenAIEngine(StreamingEngine):
         ) as response:
             if response.status_code != 200:
                 raise _refusal(response, await response.aread(), self._endpoint)
+            form = response.headers.get("Content-Type", "")
             try:
-                if self._endpoint.stream:
+                # Some cannot stream, or do not where something has gone wrong.
+                if self._endpoint.stream and not form.startswith("application/json"):
                     return await _read_stream(_events(response), draft)
                 return _read_whole(_object(await response.aread()), draft)
             except (AttributeError, KeyError, TypeError) as error:

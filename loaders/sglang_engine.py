@@ -10,6 +10,7 @@ It needs a GPU, so it has not been run where this was written: the arguments are
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import sys
 import tempfile
@@ -120,7 +121,8 @@ def _flag(name: str, value: Any) -> list[str]:
         return []
     flag = f"--{name.replace('_', '-')}"
     values = value if isinstance(value, (list, tuple)) else [value]
-    return [flag] if value is True else [flag, *map(str, values)]
+    texts = (json.dumps(each) if isinstance(each, dict) else str(each) for each in values)
+    return [flag] if value is True else [flag, *texts]
 
 
 def _device(config: VLMConfig) -> dict[str, Any]:

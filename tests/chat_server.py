@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
         data = json.dumps(body).encode()
         self._end()
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -266,6 +266,13 @@ def test_an_answer_that_is_none_is_no_row(
     assert "(2 tries)" in str(error)
 
 
+def test_an_endpoint_that_does_not_stream_is_read_all_the_same(
+    connect: Callable[..., OpenAIEngine],
+) -> None:
+    whole = {"choices": [{"message": {"content": "all at once"}, "finish_reason": "stop"}]}
+    assert ask(connect(retries=0), order(raw=whole)).text == "all at once"
+
+
 def test_an_error_that_comes_as_an_answer_is_told(connect: Callable[..., OpenAIEngine]) -> None:
     said = {"error": {"code": 502, "message": "the provider is down"}}
     error = failure(connect(retries=1, stream=False), order(raw=said))

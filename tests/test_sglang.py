@@ -195,6 +195,8 @@ def test_the_command_says_what_the_config_says(monkeypatch: pytest.MonkeyPatch) 
     made = flags(config("org/m", device="cuda:1", options=options))
     assert "--base-gpu-id 1" in made
     assert made.endswith("--context-length 8192 --cuda-graph-bs 1 2 --skip-server-warmup")
+    made = flags(config("org/m", options={"mm_process_config": {"image": {"max_pixels": 5}}}))
+    assert made.endswith('--mm-process-config {"image": {"max_pixels": 5}}')
 
 
 def test_quantization_is_asked_for_where_the_checkpoint_has_none() -> None:
