@@ -212,10 +212,20 @@ def _body(endpoint: Endpoint, request: Request) -> bytes:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    async for line in response.aiter_lines():
-        data = line.removeprefix("data:").strip()
-        if line.startswith("data:") and data != "[DONE]":
+    async for line in _lines(response):
+        data = line.removeprefix(b"data:").strip()
+        if line.startswith(b"data:") and data != b"[DONE]":
             yield _object(data)
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Lines of an answer. httpx's own end at U+2028 and U+0085 too, which a page may hold."""
+    rest = b""
+    async for some in response.aiter_bytes():
+        *lines, rest = (rest + some).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 def _object(data: str | bytes) -> dict[str, Any]:

@@ -129,7 +129,8 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _event(self, event: dict[str, Any]) -> None:
-        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        # As vLLM writes it: only what JSON itself wants is escaped.
+        self.wfile.write(f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode())
         self.wfile.flush()
 
     def _hash(self, item: dict[str, Any]) -> str:

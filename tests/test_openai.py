@@ -266,6 +266,11 @@ def test_an_answer_that_is_none_is_no_row(
     assert "(2 tries)" in str(error)
 
 
+def test_a_text_may_hold_any_separator(connect: Callable[..., OpenAIEngine]) -> None:
+    said = "a\u2028b\u2029c\x85d\x0ce\x1cf\r\ng\nh"
+    assert ask(connect(retries=0), order(say=[said])).text == said
+
+
 def test_an_endpoint_that_does_not_stream_is_read_all_the_same(
     connect: Callable[..., OpenAIEngine],
 ) -> None:
