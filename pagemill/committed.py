@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pagemill.errors import ERRORS, MAX_TRIES, ErrorKind
 from pagemill.status import Status
 
-_OPEN = (Status.FAILED, Status.SKIPPED)
+OPEN = (Status.FAILED, Status.SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _with_flags(table: pa.Table) -> pa.Table:
 
 def _special(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """Rows that failed or were skipped, by document: few, as a rule."""
-    wanted = pc.is_in(table["status"], value_set=pa.array([s.value for s in _OPEN]))
+    wanted = pc.is_in(table["status"], value_set=pa.array([s.value for s in OPEN]))
     columns = ["source_uri", "error_kind", "decided_by", "tries", "page_number"]
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in table.select(columns).filter(wanted).to_pylist():

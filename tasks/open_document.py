@@ -5,9 +5,10 @@ The rows of a long one are staged by ranges, so that a crash does not cost all o
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from pagemill.committed import OPEN, OpenPages
 from pagemill.document import Failure, PageFailure
 from pagemill.ledger import DocumentRows, Ledger
 from pagemill.parts import Row
@@ -17,12 +18,19 @@ from tasks.shard import Item
 from tasks.trust import Trust
 
 
-def staged_rows(ledger: Ledger, maker: RowMaker, item: Item) -> dict[int, Row]:
-    """The rows that an earlier run has staged of a document, by page."""
+def staged_rows(
+    ledger: Ledger, maker: RowMaker, item: Item, deciders: Mapping[str, str]
+) -> dict[int, Row]:
+    """The rows that an earlier run has staged of a document, by page: not those to try again."""
     if item.pages is not None or maker.sha256 is None:
         return {}
-    found = ledger.staged(maker.sha256)
-    return {row["page_number"]: row for row in maker.adopt(list(found.values()))}
+    found = [row for row in ledger.staged(maker.sha256).values() if not _is_due(row, deciders)]
+    return {row["page_number"]: row for row in maker.adopt(found)}
+
+
+def _is_due(row: Row, deciders: Mapping[str, str]) -> bool:
+    pages = OpenPages(row["error_kind"], row["decided_by"], row["tries"], (row["page_number"],))
+    return row["status"] in OPEN and pages.is_due(deciders)
 
 
 def pages_to_draw(item: Item, settings: Settings) -> Collection[int] | None:

@@ -143,7 +143,7 @@ class _ShardRun:
 
     def _read(self, item: Item, maker: RowMaker, fetched: Fetched) -> None:
         ledger = self.worker.ledger
-        staged = staged_rows(ledger, maker, item)
+        staged = staged_rows(ledger, maker, item, self.worker.deciders)
         pages = render(
             fetched.file,
             self.settings,

@@ -377,6 +377,27 @@ def test_a_long_document_is_staged_and_goes_on_where_it_stopped(
     assert list(out.glob("recipe=*/staging/*/*.parquet")) == []
 
 
+def test_staged_pages_that_other_settings_would_read_are_read_when_it_goes_on(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    make_pdf(source / "long.pdf", 20)
+    worker, plan = look(source, out, echo_settings(tmp_path, select__pages="1-4"))
+    stage = worker.ledger.stage
+
+    def stop_after_one(*args: Any) -> None:
+        stage(*args)
+        worker.stop.set()
+
+    monkeypatch.setattr(worker.ledger, "stage", stop_after_one)
+    with pytest.raises(Stopped):
+        process(worker, plan.shards[0])
+    assert list(out.glob("recipe=*/staging/*/*.parquet"))  # of pages that were not asked for
+    balance = run(source, out, echo_settings(tmp_path))
+    assert balance.pages["by_status"] == {"ok": 20} and balance.balanced
+
+
 def test_a_storage_failure_stops_the_shard_and_loses_nothing(
     tmp_path: Path, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
