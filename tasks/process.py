@@ -213,7 +213,9 @@ class _ShardRun:
             outputs = {name: output for name, output in outputs.items() if name != "text"}
             if not outputs:
                 return self._add_row(document, maker.read(facts, {}, count, None, layer))
-        key = f"{self.shard.number} {document.item.source.uri} {page.number}"
+        # Of this run alone: two of a process share its engine, and may share their work.
+        job, uri = self.worker.job, document.item.source.uri
+        key = f"{job.run_id} {self.shard.number} {uri} {page.number}"
 
         def ask() -> dict[str, Future[Answer]]:
             confidence, turned = self.settings.model.confidence, self.settings.render.turned
