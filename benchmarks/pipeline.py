@@ -33,7 +33,7 @@ PARTS = ("ratio", "memory")
 @options.documents
 @click.option("--pages", default=36, show_default=True, help="For ratio: pages, at most.")
 @click.option("--repeats", default=2, show_default=True, help="For ratio: laps of each side.")
-@click.option("--many", default=2000, show_default=True, help="For memory: pages of a large job.")
+@click.option("--many", default=5000, show_default=True, help="For memory: pages of a large job.")
 @options.append
 def main(
     parts: tuple[str, ...],
@@ -50,14 +50,14 @@ def main(
     ratio     pages/s of the whole flow over real PDFs, with the model of --config, against the
               bare engine that gets images of the same pages, drawn before, all at once. One
               process, one loaded engine, one run; the sides take turns, after a warm-up.
-    memory    peak of the process and of its largest render child, for 100 pages and for many:
+    memory    peak of the process and of its largest render child, for 500 pages and for many:
               as documents of 10 pages and as one long PDF. It must not grow.
 
     \b
       python benchmarks/pipeline.py ratio --pages 12     a first impression
       python benchmarks/pipeline.py memory
 
-    Takes 20 minutes on 2 cores for ratio (5 with 12 pages), 2 for memory. Needs transformers and
+    Takes 20 minutes on 2 cores for ratio (5 with 12 pages), 6 for memory. Needs transformers and
     reportlab.
     """
     with tempfile.TemporaryDirectory(prefix="pagemill-bench-") as folder:
@@ -179,7 +179,7 @@ def _show_ratio(laps: dict[str, list[Lap]], pages: int, documents: int, append: 
 def measure_memory(folder: Path, many: int, append: bool) -> None:
     """Peak memory of four commands."""
     rows, result = [], {}
-    for pages in (100, many):
+    for pages in (500, many):
         for shape in ("documents", "long"):
             source = folder / f"{shape}-{pages}"
             if shape == "documents":

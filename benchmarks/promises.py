@@ -106,7 +106,7 @@ def _sandbox(line: Line) -> Told:
 
 
 def _growth(line: Line) -> Told:
-    peaks = {shape: (line[f"{shape}_100"]["run"], line[f"{shape}_2000"]["run"]) for shape in SHAPES}
+    peaks = {shape: (line[f"{shape}_500"]["run"], line[f"{shape}_5000"]["run"]) for shape in SHAPES}
     told = " / ".join(f"{few:.0f} to {many:.0f} MB" for few, many in peaks.values())
     return told, all(many <= 1.1 * few for few, many in peaks.values())
 
@@ -249,9 +249,16 @@ ROWS = {
         Row(
             "time that the engine is not full: one long document / many short",
             "≤ 3 %",
-            (last("feeding"),),
+            (last("feeding", workers=1, draw=0.0),),
             _not_full,
             "feeding.py",
+        ),
+        Row(
+            "the same of two engines",
+            "≤ 3 %",
+            (last("feeding", workers=2, draw=0.0),),
+            _not_full,
+            "feeding.py --workers 2 --capacity 16",
         ),
         Row(
             "text and caption in one visit, against two passes",
@@ -307,8 +314,8 @@ ROWS = {
             "planning.py nothing-new",
         ),
         Row(
-            "peak memory of the run, 100 to 2,000 pages: as documents / one document",
-            "no growth (10 %)",
+            "peak memory of the run, 500 to 5,000 pages: as documents / one document",
+            "≤ 1.10 ×",
             (last("pipeline/memory"),),
             _growth,
             "pipeline.py memory",
