@@ -141,7 +141,7 @@ class Storage:
             Nothing can be written here, or the server ignores the conditions of a write (some
             old S3-compatible servers do), so that runs would overwrite one another's rows.
         """
-        path = f"{HIDDEN}probe-{secrets.token_hex(8)}"
+        path = f"{HIDDEN}tmp-{secrets.token_hex(8)}"  # swept where this process is killed
         etag = self.create(path, b"1")
         try:
             kept = [self._holds(path, None), self._holds(path, etag[:-1] + "-")]

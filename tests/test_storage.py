@@ -183,6 +183,20 @@ def test_probe_accepts_storage_that_honours_conditions(out: Storage) -> None:
     assert out.list() == []
 
 
+def test_what_a_killed_probe_leaves_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Storage(str(tmp_path), StorageOptions())
+    with monkeypatch.context() as killed:
+        killed.setattr(out, "delete", lambda _: None)
+        out.probe()
+    (left,) = [path for path in tmp_path.iterdir() if path.name.startswith(".pagemill-tmp-")]
+    assert out.list() == []
+    os.utime(left, (0, 0))
+    out.sweep()
+    assert not left.exists()
+
+
 def test_probe_refuses_a_server_that_ignores_conditions(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
