@@ -44,6 +44,10 @@ NO_CHAT = "the endpoint's answer is no answer of a chat"
 CONTEXT_WORDS = ("context length", "maximum model length", "too long", "max_model_len")
 
 
+MOST_BYTES = 16 << 20
+"""Of an answer, or of an event of one that is streamed; a page with log-probabilities has one."""
+
+
 class _TryAgain(Exception):
     """The endpoint may answer the same request later.
 
@@ -156,13 +160,13 @@ class OpenAIEngine(StreamingEngine):
             "POST", "/chat/completions", content=body, headers=headers
         ) as response:
             if response.status_code != 200:
-                raise _refusal(response, await response.aread(), self._endpoint)
+                raise _refusal(response, await _whole(response), self._endpoint)
             form = response.headers.get("Content-Type", "")
             try:
                 # Some cannot stream, or do not where something has gone wrong.
                 if self._endpoint.stream and not form.startswith("application/json"):
                     return await _read_stream(_events(response), draft)
-                return _read_whole(_object(await response.aread()), draft)
+                return _read_whole(_object(await _whole(response)), draft)
             except (AttributeError, KeyError, TypeError) as error:
                 raise _TryAgain(NO_CHAT) from error
 
@@ -225,7 +229,22 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
         *lines, rest = (rest + some).split(b"\n")
         for line in lines:
             yield line
+        _bound(rest)
     yield rest
+
+
+async def _whole(response: httpx.Response) -> bytes:
+    said = bytearray()
+    async for some in response.aiter_bytes():
+        said += some
+        _bound(said)
+    return bytes(said)
+
+
+def _bound(said: bytes | bytearray) -> None:
+    if len(said) > MOST_BYTES:
+        message = f"an answer of the endpoint is longer than {MOST_BYTES >> 20} MB"
+        raise _TryAgain(message, may_be_the_page=True)
 
 
 def _object(data: str | bytes) -> dict[str, Any]:

@@ -96,10 +96,11 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"a key is a word, not a list or a mapping, {key.start_mark}")
             if key.value in seen:
                 raise ValueError(f"{key.value!r} is there twice, {key.start_mark}")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
         return node
 
 

@@ -278,6 +278,15 @@ def test_an_endpoint_that_does_not_stream_is_read_all_the_same(
     assert ask(connect(retries=0), order(raw=whole)).text == "all at once"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_does_not_end_is_ended(
+    connect: Callable[..., OpenAIEngine], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr("loaders.openai_engine.MOST_BYTES", 1 << 20)
+    error = failure(connect(retries=1, stream=stream), order(say=["x" * (2 << 20)]))
+    assert str(error) == "an answer of the endpoint is longer than 1 MB (2 tries)"
+
+
 def test_an_error_that_comes_as_an_answer_is_told(connect: Callable[..., OpenAIEngine]) -> None:
     said = {"error": {"code": 502, "message": "the provider is down"}}
     error = failure(connect(retries=1, stream=False), order(raw=said))

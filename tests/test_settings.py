@@ -139,6 +139,7 @@ def test_an_output_that_is_no_column_name_is_refused(name: str) -> None:
         ("- a\n- b\n", "expected keys such as model: and outputs:"),
         ("model: {name: a, id: b}\n", "outputs: Field required"),
         ("work:\n  workers: 1\n  workers: 2\n", "'workers' is there twice"),
+        ("? [work]\n: 1\n", "a key is a word"),
         ("select: {modified_since: 2026-13-45}\n", "not valid YAML: month must be in 1..12"),
         ("a: " + "[" * 5000 + "]" * 5000, "nested too deep"),
     ],
