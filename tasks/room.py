@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 LOOK_SECONDS = 0.2
 """Between two looks, while waiting, at what else may have happened."""
+NEED_SECONDS = 0.05
+"""That a further place is waited for, where there are any."""
 
 
 class Room:
@@ -21,7 +23,7 @@ class Room:
     ----------
     places : int
     extra : int, optional
-        Further places, each given only after `LOOK_SECONDS` of waiting, while there is `need`.
+        Further places, each given only after `NEED_SECONDS` of waiting, while there is `need`.
     need : callable, optional
     """
 
@@ -29,6 +31,7 @@ class Room:
         self, places: int, extra: int = 0, need: Callable[[], bool] = lambda: False
     ) -> None:
         self._free, self._extra, self._need = places, extra, need
+        self._seconds = NEED_SECONDS if extra else LOOK_SECONDS
         self._turns = itertools.count()
         self._waiting: set[int] = set()
         self._changed = threading.Condition()
@@ -49,7 +52,7 @@ class Room:
         with self._changed:
             self._waiting.add(turn)
             taken = self._changed.wait_for(
-                lambda: self._free > 0 and turn == min(self._waiting), LOOK_SECONDS
+                lambda: self._free > 0 and turn == min(self._waiting), self._seconds
             )
             if not taken and turn == min(self._waiting):
                 taken = self._free > -self._extra and self._need()
