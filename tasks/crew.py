@@ -29,7 +29,7 @@ from tasks.hand import STOP_SECONDS, Hand, LocalHand, MakeHand
 from tasks.job import Job
 from tasks.receipt import Receipt
 from tasks.shard import Shard
-from tasks.worker import Worker, slots
+from tasks.worker import Worker, more_drawn, slots
 
 log = logging.getLogger("pagemill.crew")
 
@@ -123,7 +123,7 @@ class Crew:
         self._at_work = 0
         self._counting = threading.Lock()
         self._untold: WorkerLost | None = None  # how one has died that no shard was with
-        self._drawn = len(posts) * settings.work.shards_in_flight
+        self._drawn = len(posts) * (settings.work.shards_in_flight + more_drawn(settings))
         self.slots = len(posts) * slots(settings)
         all_have = threading.Barrier(len(posts))
         for post in posts:

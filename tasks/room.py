@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 LOOK_SECONDS = 0.2
 """Between two looks, while waiting, at what else may have happened."""
-NEED_SECONDS = 0.05
+NEED_SECONDS = 0.02
 """That a further place is waited for, where there are any."""
 
 
