@@ -281,7 +281,10 @@ _Manager.register(
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not by `sys.stdin`, whose lock would be held meanwhile: vLLM forks its process from this one,
+    # and the first that a forked process does is to close `sys.stdin`.
+    while os.read(0, 1):
+        pass
     os.killpg(0, signal.SIGKILL)  # its framework's processes, too
 
 

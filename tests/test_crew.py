@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -302,6 +304,33 @@ def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> N
     with pytest.raises(WorkerLost, match="child-1"):
         child.report()
     child.close()
+
+
+FORKS = """
+import multiprocessing, threading
+from tasks.children import _end_with_parent
+
+watch = threading.Thread(target=_end_with_parent, daemon=True)
+watch.start()
+watch.join(0.5)
+engine = multiprocessing.get_context("fork").Process(target=int)
+engine.start()
+engine.join(60)
+print(engine.exitcode, flush=True)
+"""
+
+
+def test_a_child_may_fork_as_vllm_does_for_its_engine() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdin and child.stdout
+    with child.stdin, child.stdout:
+        assert child.stdout.readline() == b"0\n"
+    child.wait()
 
 
 def test_a_worker_that_is_being_started_when_the_crew_goes_is_let_go_too(
