@@ -80,12 +80,13 @@ def run_flow(
     from flows.prefect_api import prefect_api, quiet
     from pagemill.config import load_settings
     from pagemill.storage import Storage
-    from pagemill.urls import canonical
+    from pagemill.urls import canonical, local_path, protocol
+    from tasks.list_local import list_local
 
     # A mistake is told before anything is started.
     Storage(out, load_settings(config, overrides).storage)
-    if source is not None:
-        canonical(source)
+    if source is not None and protocol(canonical(source)) == "file":
+        list_local(local_path(source))
     quiet()
     heed_signals()
     _show_progress()

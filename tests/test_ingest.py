@@ -214,6 +214,7 @@ def test_check_names_what_is_missing(source: Path, tmp_path: Path) -> None:
         (("run", "SOURCE", "OUT", "--set", "nonsense"), 2, "write key=value"),
         (("plan", "s3://key:secret@bucket/in", "OUT"), 2, "the URL contains keys"),
         (("plan", "NOWHERE", "OUT"), 2, "check the path"),
+        (("run", "NOWHERE", "OUT"), 2, "check the path"),
         (("run", "", "OUT"), 2, "a path is empty"),
         (("run", "SOURCE", ""), 2, "a path is empty"),
         (("status", ""), 2, "a path is empty"),
@@ -230,7 +231,7 @@ def test_a_mistake_is_one_line_with_its_exit_code(
     prefect_home: Callable[[Path], str],
 ) -> None:
     places = {"SOURCE": source, "OUT": tmp_path / "out", "NOWHERE": tmp_path / "nowhere"}
-    dead = "http://127.0.0.1:9/api" if code == 6 else ""
+    dead = "http://127.0.0.1:9/api" if code == 6 or "NOWHERE" in words else ""
     env = {"PREFECT_API_URL": dead, "PREFECT_HOME": prefect_home(tmp_path)}
     done = pagemill(*(places.get(word, word) for word in words), env=env)
     assert done.returncode == code, done.stderr
