@@ -31,7 +31,6 @@ class Room:
         self, places: int, extra: int = 0, need: Callable[[], bool] = lambda: False
     ) -> None:
         self._free, self._extra, self._need = places, extra, need
-        self._seconds = NEED_SECONDS if extra else LOOK_SECONDS
         self._turns = itertools.count()
         self._waiting: set[int] = set()
         self._changed = threading.Condition()
@@ -51,12 +50,18 @@ class Room:
     def _take(self, turn: int) -> bool:
         with self._changed:
             self._waiting.add(turn)
+            needed = self._is_needed()
             taken = self._changed.wait_for(
-                lambda: self._free > 0 and turn == min(self._waiting), self._seconds
+                lambda: self._free > 0 and turn == min(self._waiting),
+                NEED_SECONDS if needed else LOOK_SECONDS,
             )
-            if not taken and turn == min(self._waiting):
-                taken = self._free > -self._extra and self._need()
+            if needed and not taken and turn == min(self._waiting):
+                taken = self._is_needed()
             self._waiting.discard(turn)
             self._free -= taken
             self._changed.notify_all()
             return taken
+
+    def _is_needed(self) -> bool:
+        """Whether a further place may be given, and is wanted."""
+        return self._free > -self._extra and self._need()

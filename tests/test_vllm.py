@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -196,6 +197,17 @@ def test_it_reads_a_page_and_says_how_sure_it_is(loader: VLMLoader) -> None:
     assert plain.mean_logprob is None
     assert loader.engine.version.startswith("vllm 0.")
     assert loader.engine.weight_bytes > 1e7  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("loader")
+def test_the_room_of_a_prepared_page_is_there_for_the_next_one() -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        bytearray(b"x") * (32 << 20)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    faults()
+    assert faults() < 100
 
 
 def test_the_time_is_shared(loader: VLMLoader) -> None:

@@ -168,7 +168,8 @@ def test_a_few_shards_go_to_as_many_workers(
 def test_further_places_are_given_one_by_one_while_there_is_need(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tasks.room.NEED_SECONDS", 0.001)
+    for name in ("NEED_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(f"tasks.room.{name}", 0.001)
     need = True
     room = Room(1, extra=2, need=lambda: need)
     for _ in range(3):
