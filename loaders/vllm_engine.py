@@ -11,8 +11,10 @@ import asyncio
 import itertools
 import logging
 import os
+import sys
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from loaders.checkpoint import declared_quantization, is_mistral_form, read_config, scheme_name
@@ -59,6 +61,7 @@ class VLLMEngine(StreamingEngine):
         mistral = is_mistral_form(config.model_id, config.options)
         own = _check(config, family, mistral)
         _quiet()
+        _start_afresh()
         os.environ[OWNER] = str(os.getpid())
         arguments = arguments_for(config, own, mistral)
         self._prompter = MistralPrompter() if mistral else TemplatePrompter(config)
@@ -247,6 +250,20 @@ def _quiet() -> None:
     """One line of ours for a load instead of vLLM's hundred; its errors stay."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would phone home
+
+
+def _start_afresh() -> None:
+    """Have vLLM start its processes afresh, as its own server does; on CUDA it would fork this one.
+
+    A fork has whatever other threads hold at that moment, for as long as it lives: locks that
+    nobody lets go, in it, and descriptors that nobody closes: documents, pages, sockets, pipes.
+    But a fresh process imports the main module once more, and a script may have no guard against
+    that; a program that is run with ``python -m``, such as a worker of ours or of Prefect, has.
+    """
+    main = sys.modules["__main__"]
+    command = Path(getattr(main, "__file__", None) or "").name
+    if command == "pagemill" or getattr(main, "__spec__", None) is not None:
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
 
 def _load_processor(renderer: Any) -> None:

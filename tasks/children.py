@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.managers import BaseManager, BaseProxy
 from pathlib import Path
 from typing import cast
@@ -81,15 +83,17 @@ class Child:
         self.loaded = False
         self._silent = 0.0
         self._closed = threading.Event()
-        self._folder = tempfile.TemporaryDirectory(prefix="pagemill-child-")
+        self._folder = tempfile.TemporaryDirectory(prefix="pagemill-")
         address = {"address": f"{self._folder.name}/socket", "authkey": secrets.token_hex(32)}
+        # What its framework leaves there goes with the folder: vLLM never removes its sockets.
+        own = {"TMPDIR": self._folder.name}
         if gpus is None:
-            self.name, self._process = name, _spawn(address, {}, [])
+            self.name, self._process = name, _spawn(address, own, [])
         else:
             with claim(gpus, job.settings.gpus_per_worker) as (mine, locks):
                 self.name = f"{name}-{'+'.join(mine)}"
-                visible = {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
-                self._process = _spawn(address, visible, locks)
+                own["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+                self._process = _spawn(address, own, locks)
         try:
             self._worker = self._connect(address, job)
             with self._lifeline():
@@ -280,18 +284,40 @@ _Manager.register(
 )
 
 
-def _end_with_parent() -> None:
-    # Not by `sys.stdin`, whose lock would be held meanwhile: vLLM forks its process from this one,
-    # and the first that a forked process does is to close `sys.stdin`.
+def _end_with_parent(folder: Path) -> None:
+    # Not by `sys.stdin`, whose lock would be held meanwhile: vLLM may fork its process from this
+    # one, and the first that a forked process does is to close `sys.stdin`.
     while os.read(0, 1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)  # nobody else is left to do it
     os.killpg(0, signal.SIGKILL)  # its framework's processes, too
+
+
+def _track_what_is_shared() -> None:
+    """Have shared memory and semaphores removed when all processes here are dead, killed or not.
+
+    That is what Python's resource tracker is for; but one that a framework starts is of our group,
+    and would be killed with it. Ours is handed to all, as `multiprocessing.spawn` does it.
+    """
+    reads, writes = os.pipe()
+    subprocess.Popen(
+        [sys.executable, "-c", f"from multiprocessing.resource_tracker import main; main({reads})"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # it would complain of what it removes
+        pass_fds=(reads,),
+        start_new_session=True,
+    )
+    os.close(reads)
+    vars(resource_tracker)["_resource_tracker"]._fd = writes
 
 
 def main() -> None:
     """Serve one worker until the parent closes our standard input."""
     address = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _track_what_is_shared()
+    folder = Path(address["address"]).parent
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("pagemill").setLevel(logging.INFO)
     manager = _Manager(address["address"], authkey=bytes.fromhex(address["authkey"]))

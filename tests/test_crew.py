@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -13,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from helpers import echo_settings, make_pdf, name, run, table
 
+from loaders.vllm_engine import _start_afresh
 from pagemill.errors import EngineError, OrchestratorError, Stopped, UsageError, WorkerLost
 from pagemill.settings import Settings
 from tasks.children import Child, _Manager, _Served, child_makers
@@ -308,9 +312,10 @@ def test_a_child_ends_when_its_parent_is_gone(source: Path, tmp_path: Path) -> N
 
 FORKS = """
 import multiprocessing, threading
+from pathlib import Path
 from tasks.children import _end_with_parent
 
-watch = threading.Thread(target=_end_with_parent, daemon=True)
+watch = threading.Thread(target=_end_with_parent, args=(Path("/nowhere"),), daemon=True)
 watch.start()
 watch.join(0.5)
 engine = multiprocessing.get_context("fork").Process(target=int)
@@ -331,6 +336,82 @@ def test_a_child_may_fork_as_vllm_does_for_its_engine() -> None:
     with child.stdin, child.stdout:
         assert child.stdout.readline() == b"0\n"
     child.wait()
+
+
+@pytest.mark.parametrize(
+    ("run", "method"),
+    [
+        ({"__spec__": importlib.util.find_spec("tasks.children")}, "spawn"),  # python -m
+        ({"__spec__": None, "__file__": "/usr/local/bin/pagemill"}, "spawn"),
+        ({"__spec__": None, "__file__": "unguarded.py"}, None),
+        ({"__spec__": None}, None),  # python -c, or a prompt
+    ],
+)
+def test_vllm_forks_no_process_that_can_do_without(
+    run: dict[str, Any], method: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = "VLLM_WORKER_MULTIPROC_METHOD"
+    main = ModuleType("__main__")
+    vars(main).update(run)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setenv(variable, "theirs")
+    _start_afresh()
+    assert os.environ[variable] == "theirs"
+    monkeypatch.delenv(variable)
+    _start_afresh()
+    assert os.environ.get(variable) == method
+
+
+SHARES = """
+import tempfile
+from multiprocessing.shared_memory import SharedMemory
+from tasks import children
+
+end = children._end_with_parent
+
+def share(folder):
+    left = tempfile.NamedTemporaryFile(dir=folder, delete=False)
+    print(SharedMemory(create=True, size=1).name, flush=True)
+    end(folder)
+
+children._end_with_parent = share
+children.main()
+"""
+
+
+def test_a_child_that_is_killed_leaves_no_shared_memory_and_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "child"
+    folder.mkdir()
+    child = subprocess.Popen(
+        [sys.executable, "-c", SHARES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdin and child.stdout
+    with child.stdout, child.stdin:
+        address = {"address": f"{folder}/socket", "authkey": "00"}
+        child.stdin.write(json.dumps(address).encode() + b"\n")
+        child.stdin.flush()
+        shared = Path("/dev/shm") / child.stdout.readline().decode().strip()
+        assert shared.is_file()
+        assert len(list(folder.iterdir())) >= 1
+    assert child.wait(timeout=60) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while shared.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not shared.exists()
+    assert not folder.exists()
+
+
+def test_what_a_child_s_framework_leaves_in_its_temporary_folder_goes_with_it(
+    source: Path, tmp_path: Path
+) -> None:
+    child = Child(open_job(str(source), str(tmp_path / "out"), settings(tmp_path)), "c", None, None)
+    folder = Path(_environment(child)["TMPDIR"])
+    (folder / "left").touch()
+    child.close()
+    assert not folder.exists()
 
 
 def test_a_worker_that_is_being_started_when_the_crew_goes_is_let_go_too(
