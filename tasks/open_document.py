@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from loaders.memory import trim
 from pagemill.committed import OPEN, OpenPages
 from pagemill.document import Failure, PageFailure
 from pagemill.ledger import DocumentRows, Ledger
@@ -89,6 +90,7 @@ class OpenDocument:
         if all(n in self.rows for n in pages) and not self._staged.issuperset(pages):
             self.ledger.stage(sha256, pages[0], pages[-1], [self.rows[n] for n in pages])
             self._staged.update(pages)
+            trim()
 
     def unwanted(self) -> list[Row]:
         """Rows for the pages that are not to be read: beyond the limit, or not selected."""

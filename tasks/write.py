@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from concurrent.futures import Future
 
+from loaders.memory import trim
 from pagemill.errors import EngineError, ErrorKind
 from pagemill.ledger import DocumentRows
 from pagemill.parts import Row
@@ -73,6 +74,7 @@ class Writer:
                 ledger.unstage(sha256)
             if document.uri in self._claims:
                 self._worker.twins.drop(self._claims.pop(document.uri))
+        trim()
 
     def give_up(self, error: BaseException) -> None:
         """Keep what is complete, let go of the rest."""

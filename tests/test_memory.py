@@ -27,3 +27,44 @@ def test_freed_images_leave_the_process_also_with_small_blocks_between_them() ->
     before, full, after = map(int, done.stdout.split())
     assert full - before >= 170
     assert after - before <= 10
+
+
+THREADS = """
+import threading
+
+import pyarrow as pa
+
+from loaders.memory import trim
+from pagemill.parts import encode
+
+COLUMNS = [f"column{n}" for n in range(30)]
+ROWS = [{name: f"{name} of row {n}" for name in COLUMNS} for n in range(500)]
+many, done, leave = 24, threading.Semaphore(0), threading.Event()
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+def commit():
+    encode(pa.Table.from_pylist(ROWS))
+    trim()
+    done.release()
+    leave.wait()
+
+def commit_in_a_thread():
+    threading.Thread(target=commit).start()
+    done.acquire()
+
+commit_in_a_thread()
+before = resident()
+for _ in range(many):
+    commit_in_a_thread()
+print(before, resident())
+leave.set()
+"""
+
+
+def test_threads_that_have_committed_keep_nothing_of_it() -> None:
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert after - before <= 24  # else more than 2 MB for each of the 24
