@@ -203,12 +203,25 @@ class Ledger:
 
     # -- long documents --------------------------------------------------------------------
 
-    def stage(self, sha256: str, first: int, last: int, rows: list[Row]) -> None:
-        """Keep pages `first` to `last` of a long document until all of it is there."""
+    def stage(self, sha256: str, first: int, last: int, rows: list[Row]) -> bytes:
+        """Keep pages `first` to `last` of a long document until all of it is there.
+
+        Returns
+        -------
+        bytes
+            The rows, packed: see `unpack`.
+        """
         path = f"{self.folder}/staging/{sha256}/{first:06}-{last:06}.parquet"
         self._staged.setdefault(sha256, set()).add(path)
+        packed = encode(self._table(rows))
         with contextlib.suppress(AlreadyExists):  # by another run: the same pages, the same bytes
-            self.storage.create(path, encode(self._table(rows)))
+            self.storage.create(path, packed)
+        return packed
+
+    def unpack(self, packed: bytes) -> list[Row]:
+        """Rows that `stage` gave packed."""
+        rows: list[Row] = decode(self.storage, f"{self.folder}/staging", packed).to_pylist()
+        return rows
 
     def staged(self, sha256: str) -> dict[int, Row]:
         """The staged pages of a document by page number."""

@@ -19,8 +19,10 @@ from loaders import resident
 from loaders.echo import EchoEngine
 from loaders.engine import Request
 from pagemill.errors import EngineError, Stopped, StorageError
+from pagemill.parts import Row
 from pagemill.schema import AFTER_OUTPUTS, BEFORE_OUTPUTS, row_schema
 from pagemill.storage import Storage
+from tasks.open_document import OpenDocument
 
 
 @pytest.fixture
@@ -377,6 +379,29 @@ def test_a_long_document_is_staged_and_goes_on_where_it_stopped(
     assert [r["page_number"] for r in table(out)] == list(range(1, 21))
     assert balance.balanced
     assert list(out.glob("recipe=*/staging/*/*.parquet")) == []
+
+
+def test_what_is_staged_of_a_long_document_is_kept_packed(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    make_pdf(source / "long.pdf", 20)
+    add, kept, given = OpenDocument.add, [], []
+
+    def watch(document: OpenDocument, row: Row) -> None:
+        given.append(row)
+        add(document, row)
+        kept.append(len(document.rows))
+
+    monkeypatch.setattr(OpenDocument, "add", watch)
+    balance = run(source, out, echo_settings(tmp_path))
+    assert max(kept) < 20 and kept[-1] == 0  # staged by sixes, and the last two
+    assert [(r["page_number"], r["text"], dict(r["mean_logprob"])) for r in table(out)] == [
+        (r["page_number"], r["text"], r["mean_logprob"])
+        for r in sorted(given, key=lambda row: row["page_number"])
+    ]
+    assert balance.balanced
 
 
 def test_staged_pages_that_other_settings_would_read_are_read_when_it_goes_on(
