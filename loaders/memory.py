@@ -7,8 +7,9 @@ import gc
 import sys
 from typing import Any
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
-LARGE = 1 << 20
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+IMAGES = 4096
+"""Blocks that are kept at most; a page is one."""
 
 
 def keep_freed_memory() -> None:
@@ -25,15 +26,16 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TOP_PAD, 64 << 20)
 
 
-def map_large_blocks() -> None:
-    """Let glibc map blocks of 1 MB and more, such as the pages' images, and unmap them when freed.
+def reuse_images() -> None:
+    """Let Pillow keep the room of freed images for the next ones: as many as there are at once.
 
-    By default it stops doing so once a larger one was freed; then small blocks between the images
-    keep their room from the system, in an arena for each thread. `keep_freed_memory` goes before.
+    For malloc each would be a block to map, zero and unmap, a thousand page faults; or, on its
+    heap, a hole that small blocks are put into, so that the next image needs room of its own. See
+    https://pillow.readthedocs.io/en/stable/reference/block_allocator.html (PILLOW_BLOCKS_MAX).
     """
-    libc = _glibc()
-    if libc is not None:
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+    from PIL import Image
+
+    Image.core.set_blocks_max(IMAGES)  # type: ignore[attr-defined]
 
 
 def settle() -> None:

@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future
 
 from loaders.engine import Completion, Engine, Request
-from loaders.memory import map_large_blocks
+from loaders.memory import reuse_images
 from loaders.resident import loads
 from pagemill.errors import Stopped
 from pagemill.ledger import Ledger
@@ -50,7 +50,7 @@ class Worker:
     """One process's share of a job."""
 
     def __init__(self, job: Job, name: str = "this process") -> None:
-        map_large_blocks()
+        reuse_images()
         self.job = job
         self.name = name
         self._loads_before = loads()
