@@ -325,13 +325,15 @@ print(engine.exitcode, flush=True)
 """
 
 
+def _piped(code: str) -> subprocess.Popen[bytes]:
+    """A process that a child of a crew could be: its parent has both ends of it."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
+
+
 def test_a_child_may_fork_as_vllm_does_for_its_engine() -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", FORKS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
+    child = _piped(FORKS)
     assert child.stdin and child.stdout
     with child.stdin, child.stdout:
         assert child.stdout.readline() == b"0\n"
@@ -382,12 +384,7 @@ children.main()
 def test_a_child_that_is_killed_leaves_no_shared_memory_and_no_folder(tmp_path: Path) -> None:
     folder = tmp_path / "child"
     folder.mkdir()
-    child = subprocess.Popen(
-        [sys.executable, "-c", SHARES],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
+    child = _piped(SHARES)
     assert child.stdin and child.stdout
     with child.stdout, child.stdin:
         address = {"address": f"{folder}/socket", "authkey": "00"}

@@ -36,6 +36,15 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A folder of one document, which is staged before it is whole."""
+    folder = tmp_path / "long"
+    folder.mkdir()
+    make_pdf(folder / "long.pdf", 20)
+    return folder
+
+
+@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
@@ -353,13 +362,10 @@ def test_a_blank_page_costs_no_model_time(
 
 
 def test_a_long_document_is_staged_and_goes_on_where_it_stopped(
-    tmp_path: Path, out: Path, asked: list[Request], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, long: Path, out: Path, asked: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = tmp_path / "in"
-    source.mkdir()
-    make_pdf(source / "long.pdf", 20)
     settings = echo_settings(tmp_path)
-    worker, plan = look(source, out, settings)
+    worker, plan = look(long, out, settings)
     stage = worker.ledger.stage
 
     def stop_after_two(*args: Any) -> None:
@@ -374,7 +380,7 @@ def test_a_long_document_is_staged_and_goes_on_where_it_stopped(
     parts = len(list(out.glob("recipe=*/staging/*/*.parquet")))
     assert parts in (2, 3)  # pages that were answered before the stop was seen are staged too
     count = len(asked)
-    balance = run(source, out, settings)
+    balance = run(long, out, settings)
     assert len(asked) - count == (20 - 6 * parts) * 2
     assert [r["page_number"] for r in table(out)] == list(range(1, 21))
     assert balance.balanced
@@ -382,11 +388,8 @@ def test_a_long_document_is_staged_and_goes_on_where_it_stopped(
 
 
 def test_what_is_staged_of_a_long_document_is_kept_packed(
-    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, long: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = tmp_path / "in"
-    source.mkdir()
-    make_pdf(source / "long.pdf", 20)
     add, kept, given = OpenDocument.add, [], []
 
     def watch(document: OpenDocument, row: Row) -> None:
@@ -395,7 +398,7 @@ def test_what_is_staged_of_a_long_document_is_kept_packed(
         kept.append(len(document.rows))
 
     monkeypatch.setattr(OpenDocument, "add", watch)
-    balance = run(source, out, echo_settings(tmp_path))
+    balance = run(long, out, echo_settings(tmp_path))
     assert max(kept) < 20 and kept[-1] == 0  # staged by sixes, and the last two
     assert [(r["page_number"], r["text"], dict(r["mean_logprob"])) for r in table(out)] == [
         (r["page_number"], r["text"], r["mean_logprob"])
@@ -405,12 +408,9 @@ def test_what_is_staged_of_a_long_document_is_kept_packed(
 
 
 def test_staged_pages_that_other_settings_would_read_are_read_when_it_goes_on(
-    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, long: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = tmp_path / "in"
-    source.mkdir()
-    make_pdf(source / "long.pdf", 20)
-    worker, plan = look(source, out, echo_settings(tmp_path, select__pages="1-4"))
+    worker, plan = look(long, out, echo_settings(tmp_path, select__pages="1-4"))
     stage = worker.ledger.stage
 
     def stop_after_one(*args: Any) -> None:
@@ -421,7 +421,7 @@ def test_staged_pages_that_other_settings_would_read_are_read_when_it_goes_on(
     with pytest.raises(Stopped):
         process(worker, plan.shards[0])
     assert list(out.glob("recipe=*/staging/*/*.parquet"))  # of pages that were not asked for
-    balance = run(source, out, echo_settings(tmp_path))
+    balance = run(long, out, echo_settings(tmp_path))
     assert balance.pages["by_status"] == {"ok": 20} and balance.balanced
 
 
