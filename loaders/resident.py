@@ -7,9 +7,13 @@ Importing this loads no framework; the first call of `resident` does.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+import os
 import threading
 import time
+from collections.abc import Iterator
 
 from loaders.echo import EchoEngine, EchoOptions
 from loaders.engine import Engine
@@ -26,6 +30,10 @@ FEW_PAGES = 500
 (H100). A small model then reads perhaps 10 pages a second instead of 6; a large one gains less."""
 RELOAD = 10
 """Times as many pages are worth loading again, with compiling, what was loaded without."""
+
+TURN = "PAGEMILL_LOAD_TURN"
+"""The variable with the number of an open file, where this process shares its GPU: to be locked
+while loading, since vLLM takes for its own what others take of the GPU meanwhile."""
 
 _lock = threading.Lock()
 _held: list[tuple[Model, Engine]] = []  # none or one; the model as it was loaded
@@ -138,9 +146,11 @@ def engine_for(model: Model) -> Engine:
 
 def _open(model: Model) -> Engine:
     global _loads
-    began, quantization = time.perf_counter(), quantization_name(model)
-    engine = engine_for(model)
-    engine.load_seconds = time.perf_counter() - began
+    quantization = quantization_name(model)
+    with _turn():
+        began = time.perf_counter()
+        engine = engine_for(model)
+        engine.load_seconds = time.perf_counter() - began
     _loads += 1
     log.info(
         "loaded %s (%s, %s, %.0f MB of weights) in %.1f s",
@@ -151,6 +161,19 @@ def _open(model: Model) -> Engine:
         engine.load_seconds,
     )
     return engine
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """Load one after the other with those on the same GPU."""
+    if (file := os.environ.get(TURN)) is None:
+        yield
+        return
+    fcntl.flock(int(file), fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(int(file), fcntl.LOCK_UN)
 
 
 def _close() -> None:

@@ -253,10 +253,13 @@ class Work(_Part):
         None,
         ge=1,
         le=10_000,
-        description="of process and ray; by default one for each GPU, else one",
+        description="of process and ray; by default as many as the GPUs have room for, else one",
     )
     gpus_per_worker: int | None = Field(
         None, ge=1, description="by default as many as model.options split it over, else one"
+    )
+    workers_per_gpu: int = Field(
+        1, ge=1, le=16, description="for models so small that one engine leaves the GPU idle"
     )
     ray_address: str | None = Field(None, description="host:port; by default RAY_ADDRESS or here")
     when_busy: WhenBusy = Field(
@@ -350,5 +353,23 @@ class Settings(_Part):
             raise ValueError(
                 f"work.gpus_per_worker: {given}, but the model is split over "
                 f"{_gpus_split_over(self.model)}: say model.options.{split[0]}: {given}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_shared(self) -> Settings:
+        said = f"work.workers_per_gpu: {self.work.workers_per_gpu}"
+        if self.work.workers_per_gpu == 1:
+            return self
+        if self.work.runner != Runner.PROCESS:
+            raise ValueError(f"{said} of them need work.runner: process")
+        if self.gpus_per_worker > 1:
+            raise ValueError(f"{said}, but a worker takes {self.gpus_per_worker} GPUs")
+        if self.model.framework == "sglang":
+            raise ValueError(f"{said}: SGLang does not share a GPU; use model.framework: vllm")
+        if self.model.framework == "vllm" and self.model.max_memory_gb is None:
+            raise ValueError(
+                f"{said}: say model.max_memory_gb, what each may take of the GPU's memory; left "
+                "alone, vLLM takes nearly all of it"
             )
         return self

@@ -1,4 +1,4 @@
-"""Workers in processes of their own on this host: one for each GPU, or `work.workers` on a CPU.
+"""Workers in processes of their own on this host: on its GPUs, or `work.workers` on a CPU.
 
 A child holds the claim to its GPU, sees no other one, loads its engine beside its first work, and
 ends when its parent is gone. Shards and receipts travel over a Unix socket that only the two can
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import cast
 
 from loaders.families import needs_gpu
+from loaders.resident import TURN
 from pagemill.errors import PagemillError, UsageError, WorkerLost
 from tasks.gauges import Report
 from tasks.gpus import claim, visible_gpus
@@ -59,7 +60,7 @@ def child_makers(job: Job) -> list[Callable[[int | None], Child]]:
         return [partial(Child, job, f"child-{n}", None) for n in range(1, (work.workers or 1) + 1)]
     gpus = visible_gpus()
     each = job.settings.gpus_per_worker
-    room = len(gpus) // each
+    room = len(gpus) * work.workers_per_gpu // each
     if not room or room < (work.workers or 1):
         raise UsageError(
             f"work.runner: process: {work.workers or 1} workers of {each} GPUs do "
@@ -90,10 +91,13 @@ class Child:
         if gpus is None:
             self.name, self._process = name, _spawn(address, own, [])
         else:
-            with claim(gpus, job.settings.gpus_per_worker) as (mine, locks):
-                self.name = f"{name}-{'+'.join(mine)}"
-                own["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-                self._process = _spawn(address, own, locks)
+            settings = job.settings
+            with claim(gpus, settings.gpus_per_worker, settings.work.workers_per_gpu) as mine:
+                self.name = f"{name}-{mine.name}"
+                own["CUDA_VISIBLE_DEVICES"] = ",".join(mine.gpus)
+                if mine.turn is not None:
+                    own[TURN] = str(mine.turn)
+                self._process = _spawn(address, own, mine.files)
         try:
             self._worker = self._connect(address, job)
             with self._lifeline():

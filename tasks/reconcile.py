@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -202,8 +203,10 @@ def missing(plan: Plan) -> Iterator[str]:
 
 def price(seconds: float, workers: int, settings: Settings) -> float | None:
     """What GPUs cost that are paid from beginning to end; None where no price is set."""
-    rate, gpus = settings.work.gpu_hour_price, max(workers, 1) * settings.gpus_per_worker
-    return None if rate is None else seconds / 3600 * gpus * rate
+    if (rate := settings.work.gpu_hour_price) is None:
+        return None
+    gpus = math.ceil(max(workers, 1) * settings.gpus_per_worker / settings.work.workers_per_gpu)
+    return seconds / 3600 * gpus * rate
 
 
 def _cost(work: Work, pages: int, seconds: float, settings: Settings) -> dict[str, Any]:

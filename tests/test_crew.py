@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from helpers import echo_settings, make_pdf, name, run, table
 
+from loaders.resident import TURN
 from loaders.vllm_engine import _start_afresh
 from pagemill.errors import EngineError, OrchestratorError, Stopped, UsageError, WorkerLost
 from pagemill.settings import Settings
@@ -543,9 +544,65 @@ def test_a_gpu_is_claimed_by_one_child_and_free_again_when_it_is_killed(
         Child(job, "gpu", ["0", "1"], None)
     os.kill(second.pid, signal.SIGKILL)
     second.close()
-    with claim(["0", "1"], 1) as (names, _):
-        assert names == ["1"]
+    with claim(["0", "1"], 1) as mine:
+        assert mine.gpus == ["1"]
     first.close()
+
+
+SHARED = {
+    **{"work__runner": "process", "work__workers_per_gpu": 2},
+    **{"model__framework": "vllm", "model__max_memory_gb": 9},
+}
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_workers_that_share_gpus_have_a_place_each(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Child, "_connect", lambda *_: Idle())
+    wanted = settings(tmp_path, model__id=str(tmp_path), **SHARED)
+    job = Job(str(source), str(tmp_path / "out"), wanted, Any, "run")  # type: ignore[arg-type]
+    makers = child_makers(job)
+    children = [make(None) for make in makers]
+    assert [child.name for child in children] == ["gpu-0.1", "gpu-1.1", "gpu-0.2", "gpu-1.2"]
+    environments = [_environment(child) for child in children]
+    assert [seen["CUDA_VISIBLE_DEVICES"] for seen in environments] == ["0", "1", "0", "1"]
+    for child, seen in zip(children, environments, strict=True):
+        # A file of the child's own to lock while it loads; of the same GPU it is the same one.
+        file = os.readlink(f"/proc/{child.pid}/fd/{seen[TURN]}")
+        assert file.endswith(f"/{seen['CUDA_VISIBLE_DEVICES']}.load.lock")
+    with pytest.raises(EngineError, match="other runs of pagemill hold the GPUs"):
+        makers[0](None)
+    children[2].close()
+    with pytest.raises(EngineError), claim(["0", "1"], 1):  # a whole one
+        pass
+    again = makers[0](None)
+    assert again.name == "gpu-0.2"
+    for child in (again, children[0]):
+        child.close()
+    with claim(["0", "1"], 1) as mine:
+        assert (mine.gpus, mine.name, mine.turn) == (["0"], "0", None)
+        with pytest.raises(EngineError), claim(["0"], 1, sharers=2):
+            pass
+    for child in (children[1], children[3]):
+        child.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"work__runner": "thread"}, "workers_per_gpu: 2 of them need work.runner: process"),
+        ({"work__runner": "ray"}, "need work.runner: process"),
+        ({"model__max_memory_gb": None}, "say model.max_memory_gb"),
+        ({"model__framework": "sglang"}, "use model.framework: vllm"),
+        ({"model__options": {"tensor_parallel_size": 2}}, "but a worker takes 2 GPUs"),
+    ],
+)
+def test_what_cannot_share_a_gpu_is_refused(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        settings(tmp_path, **{**SHARED, **changes})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -405,6 +407,32 @@ def test_an_engine_that_has_broken_is_loaded_anew(
     errors = [first.submit(ask("read", key=f"{n}")).exception(SECONDS) for n in range(5)]
     assert isinstance(errors[-1], EngineError)
     assert resident(echo).submit(ask("read")).result(SECONDS).finish_reason == "stop"
+
+
+def test_one_that_shares_its_gpu_loads_when_nobody_else_does(
+    echo: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, ours = ((tmp_path / "0.lock").open("w") for _ in range(2))
+    monkeypatch.setenv(residency.TURN, str(ours.fileno()))
+    over = threading.Event()
+
+    def load(model: Model) -> EchoEngine:
+        assert over.is_set()
+        with pytest.raises(BlockingIOError):  # nor does anybody now
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return EchoEngine(EchoOptions(), model.batch_size)
+
+    monkeypatch.setattr(residency, "engine_for", load)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(resident, echo)
+        time.sleep(0.2)
+        over.set()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        assert loading.result(SECONDS).alive
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for file in (other, ours):
+        file.close()
 
 
 def test_after_a_failed_load_nothing_is_resident(echo: Model) -> None:

@@ -17,7 +17,7 @@ from tasks.estimate import estimate
 from tasks.feed import Fed
 from tasks.gauges import Report, together
 from tasks.gpu_memory import GpuMemory
-from tasks.reconcile import Work
+from tasks.reconcile import Work, price
 from tasks.report import sheet_rows
 
 
@@ -46,6 +46,12 @@ def test_a_balance_sheet_shows_rates_queue_and_price(tmp_path: Path, source: Pat
     assert shown["completion tokens per second"] == cost["completion_tokens_per_second"]
     assert shown["prompt tokens per second"] == cost["prompt_tokens_per_second"]
     assert "GB of GPU memory in use, at most" not in shown
+
+
+def test_gpus_are_paid_once_however_many_share_them(tmp_path: Path) -> None:
+    shared = {"work__runner": "process", "work__workers_per_gpu": 2}
+    settings = echo_settings(tmp_path, work__gpu_hour_price=2.0, **shared)
+    assert [price(1800, workers, settings) for workers in (1, 2, 3, 4)] == [1.0, 1.0, 2.0, 2.0]
 
 
 def test_each_shard_has_its_own(tmp_path: Path, source: Path) -> None:
