@@ -17,7 +17,7 @@ EXIT_CODES: dict[int, str] = {
     2: "wrong usage: an option, a config, a URL or a model path; nothing was started",
     3: "finished and balanced, but some pages failed; their rows say why",
     4: "storage failed; what is committed stays, the next run does the rest",
-    5: "the model could not be loaded, or its process died; the next run does the rest",
+    5: "the model could not be loaded, or broke again and again; the next run does the rest",
     6: "the orchestrator (the Prefect API) could not be started or reached",
     7: "another run works on the same recipe (`work.when_busy: stop`); nothing was started",
     130: "stopped by Ctrl-C or SIGTERM; what is committed stays, the next run goes on",

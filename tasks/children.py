@@ -27,7 +27,7 @@ from multiprocessing.managers import BaseManager, BaseProxy
 from pathlib import Path
 from typing import cast
 
-from loaders.families import needs_gpu
+from loaders.families import needs_gpu, takes_time_to_load
 from loaders.resident import TURN
 from pagemill.errors import PagemillError, UsageError, WorkerLost
 from tasks.gauges import Report
@@ -82,6 +82,7 @@ class Child:
 
     def __init__(self, job: Job, name: str, gpus: list[str] | None, pages: int | None) -> None:
         self.loaded = False
+        self._loads = takes_time_to_load(job.settings.model)
         self._silent = 0.0
         self._closed = threading.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="pagemill-")
@@ -112,6 +113,10 @@ class Child:
     def pid(self) -> int:
         """Of the process."""
         return self._process.pid
+
+    @property
+    def renews(self) -> bool:
+        return self._loads and self.loaded
 
     def enter(self) -> None:
         with self._lifeline():

@@ -5,8 +5,8 @@
 
 `work.runner` says where they are: ``thread`` (this process), ``process`` (a child for each GPU,
 `tasks.children`) or ``ray`` (an actor for each GPU of a cluster, `tasks.ray_actors`). The unit of
-work is `process_shard` in all three, so the rows are the same. A worker that dies is replaced, and
-the shard goes on with what the output does not hold yet.
+work is `process_shard` in all three, so the rows are the same. A worker that dies, or whose engine
+breaks, is replaced, and the shard goes on with what the output does not hold yet.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, count
 
 from pagemill.errors import EngineError, Stopped, UsageError, WorkerLost
 from pagemill.ledger import Ledger
@@ -34,7 +35,9 @@ from tasks.worker import Worker, more_drawn, slots
 log = logging.getLogger("pagemill.crew")
 
 TRIES = 3
-"""Workers that may die over one shard before it is given up."""
+"""Workers that may die, or engines break, over one shard before it is given up."""
+BREAKS = 2 * TRIES
+"""Engines that may break at one place while no shard is finished there: it is the GPU, then."""
 
 
 @dataclass
@@ -46,6 +49,7 @@ class _Post:
     latest: Report | None = None
     before: list[Report] = field(default_factory=list)
     stillborn: int = 0  # in a row
+    breaks: int = 0  # of engines, since a shard was finished
     broken: bool = False  # its engine is, or cannot be loaded: nobody takes its place
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -89,22 +93,29 @@ class _Post:
                     self.latest = dataclasses.replace(self.latest, loads=1)
         return [*self.before, *([self.latest] if self.latest else [])]
 
-    def dismiss(self, hand: Hand, replace: bool) -> None:
+    def dismiss(self, hand: Hand, error: Exception) -> None:
         """Let a worker go; the first to notice puts a fresh one in its place.
 
-        Not after `TRIES` that died while they loaded their engine.
+        Not where that would change nothing, nor after `TRIES` that died while they loaded their
+        engine, or `BREAKS` whose engine broke.
         """
         with self.lock:
             if self.hand is not hand:
                 return
-            self.broken = not replace
+            self.breaks += isinstance(error, EngineError)
+            self.broken = not is_mended_by_another(hand, error) or self.breaks == BREAKS
             self.before = [dataclasses.replace(report, loading=None) for report in self.look()]
             self.latest = self.hand = None
             hand.stop()
             hand.close()
             self.stillborn = 0 if hand.loaded else self.stillborn + 1
-            if replace and self.stillborn < TRIES:
+            if not self.broken and self.stillborn < TRIES:
                 self.fill()
+
+
+def is_mended_by_another(hand: Hand, error: Exception) -> bool:
+    """Whether another worker in the place of this one may do what it could not."""
+    return isinstance(error, WorkerLost) or (isinstance(error, EngineError) and hand.renews)
 
 
 class Crew:
@@ -140,17 +151,19 @@ class Crew:
         Raises
         ------
         StorageError, EngineError, UsageError, Stopped
-            As `process_shard`. An engine that breaks, or cannot be loaded, costs the worker; the
-            shard goes to another one while there are any.
-        WorkerLost
-            `TRIES` workers have died over it; the message says what is left.
+            As `process_shard`. An engine that cannot be loaded costs the worker; the shard goes
+            to another one while there are any.
+        WorkerLost, EngineError
+            `TRIES` workers have died, or engines broken, over it; the message says what is left.
         """
         lost = 0
         while True:
             post, hand = self._take()
             try:
                 with self._working():
-                    return hand.process(shard)
+                    receipt = hand.process(shard)
+                post.breaks = 0
+                return receipt
             except (WorkerLost, EngineError, UsageError, Stopped) as error:
                 if self._stopped.is_set():
                     raise Stopped("stopped") from None
@@ -161,12 +174,12 @@ class Crew:
                 if isinstance(error, Stopped):
                     raise
                 # What dies while it loads is not the shard's fault.
-                lost += isinstance(error, WorkerLost) and hand.loaded
+                lost += is_mended_by_another(hand, error) and hand.loaded
                 shard = self._after(error, post, hand, shard, last=lost == TRIES)
 
     def _after(self, error: Exception, post: _Post, hand: Hand, shard: Shard, last: bool) -> Shard:
-        """Replace a dead worker, do without a broken one; gives what is left of its shard."""
-        self._dismiss(post, hand, replace=isinstance(error, WorkerLost))
+        """Replace a worker, or do without; gives what is left of its shard."""
+        self._dismiss(post, hand, error)
         rest = self._rest(shard)
         if last or not any(p.holder() for p in self._posts):
             raise type(error)(f"{error}; {_left(rest)}") from None
@@ -224,9 +237,10 @@ class Crew:
                     break
                 if not isinstance(error, WorkerLost):
                     log.warning("a worker that cannot be asked is replaced: %r", error)
+                lost = WorkerLost(str(error) or repr(error))
                 if post.holder() is hand:  # else it was let go
-                    self._untold = WorkerLost(str(error) or repr(error))
-                self._dismiss(post, hand, replace=True)
+                    self._untold = lost
+                self._dismiss(post, hand, lost)
             else:
                 self._room.put((post, hand))
                 with contextlib.suppress(threading.BrokenBarrierError):
@@ -251,9 +265,9 @@ class Crew:
             if current:
                 return room
 
-    def _dismiss(self, post: _Post, hand: Hand, replace: bool) -> None:
+    def _dismiss(self, post: _Post, hand: Hand, error: Exception) -> None:
         try:
-            post.dismiss(hand, replace)
+            post.dismiss(hand, error)
         except Exception as error:  # whatever it is, the place is empty now, and that is seen
             log.warning("no worker takes its place: %s", error)
 
@@ -317,7 +331,8 @@ def _makers(job: Job, worker: Worker, stack: contextlib.ExitStack) -> Sequence[M
         from tasks.ray_actors import actor_makers
 
         return stack.enter_context(actor_makers(job))
-    return [partial(LocalHand, worker)]
+    workers = chain([worker], (Worker(job) for _ in count()))  # the next in place of a broken one
+    return [lambda pages: LocalHand(next(workers), pages)]
 
 
 def _fill(posts: list[_Post]) -> list[Exception]:

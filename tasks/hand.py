@@ -19,10 +19,18 @@ STOP_SECONDS = 10.0
 class Hand(Protocol):
     """A worker, wherever it is. `process` is called by several threads at once, `enter` by one.
 
-    Its engine is loaded while it works already; `loaded` says whether it ever was.
+    Its engine is loaded while it works already.
     """
 
-    loaded: bool
+    @property
+    def loaded(self) -> bool:
+        """Whether its engine ever was."""
+        ...
+
+    @property
+    def renews(self) -> bool:
+        """Whether a worker in its place would have another engine than the one that has broken."""
+        ...
 
     def enter(self) -> None:
         """Wait until it may take another shard, as `Worker.enter`. Raises `WorkerLost`."""
@@ -58,6 +66,10 @@ class LocalHand:
         self.worker = worker
         if takes_time_to_load(worker.job.settings.model):
             self.worker.warm_up(pages)
+
+    @property
+    def renews(self) -> bool:
+        return takes_time_to_load(self.worker.job.settings.model) and self.worker.engine_is_lost()
 
     def enter(self) -> None:
         self.worker.enter()

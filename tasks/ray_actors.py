@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from loaders.families import needs_gpu
+from loaders.families import needs_gpu, takes_time_to_load
 from pagemill.errors import OrchestratorError, PagemillError, UsageError, WorkerLost
 from tasks.gauges import Report
 from tasks.hand import STOP_SECONDS
@@ -111,6 +111,7 @@ class Actor:
 
     def __init__(self, ray: Any, job: Job, name: str, gpus: int, pages: int | None) -> None:
         self._ray, self.name = ray, name
+        self._loads = takes_time_to_load(job.settings.model)
         # To load, to say when there is room, to be asked and to be stopped meanwhile.
         threads = slots(job.settings) + 4
         options = {
@@ -138,6 +139,10 @@ class Actor:
         with contextlib.suppress(PagemillError):  # its shards are told
             self._call("load")
             self.loaded = True
+
+    @property
+    def renews(self) -> bool:
+        return self._loads and self.loaded
 
     def enter(self) -> None:
         self._call("enter")

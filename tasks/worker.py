@@ -76,6 +76,11 @@ class Worker:
         """The resident engine, once it is loaded."""
         return self._warm.begin().result().engine
 
+    def engine_is_lost(self) -> bool:
+        """Whether it was loaded, and has broken since."""
+        engine = self._warm.engine
+        return engine is not None and not engine.alive
+
     def is_loading(self) -> bool:
         """Whether what is asked of the engine waits until it is loaded."""
         return self._warm.loading_seconds is not None

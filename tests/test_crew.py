@@ -21,13 +21,14 @@ from typing import Any
 import pytest
 from helpers import echo_settings, make_pdf, name, run, table
 
-from loaders.resident import TURN
+from loaders.resident import TURN, release, resident
 from loaders.vllm_engine import _start_afresh
 from pagemill.errors import EngineError, OrchestratorError, Stopped, UsageError, WorkerLost
 from pagemill.settings import Settings
 from tasks.children import Child, _Manager, _Served, child_makers
-from tasks.crew import Crew, muster
+from tasks.crew import BREAKS, Crew, muster
 from tasks.gpus import claim, visible_gpus
+from tasks.hand import LocalHand
 from tasks.job import Job, open_job
 from tasks.plan import Plan, plan_job
 from tasks.reconcile import Balance, Work, reconcile
@@ -187,6 +188,79 @@ def test_an_engine_that_breaks_costs_its_worker_and_the_others_go_on(
         assert len(_children(crew)) == 1
     assert sum(r.documents for r in receipts) == 16
     assert len(texts(tmp_path / "out")) == 32
+
+
+READER = {
+    "model__framework": "transformers",
+    "model__device": "cpu",
+    "model__name": "qwen25vl",
+    "model__id": str(Path(__file__).resolve().parents[1] / "models" / "pagereader-19m"),
+    "outputs": {"text": {"prompt": "Transcribe the text of this page.", "max_new_tokens": 8}},
+}
+
+
+def test_an_engine_that_breaks_is_loaded_anew_and_the_run_goes_on(
+    source: Path, tmp_path: Path
+) -> None:
+    some = {**READER, "model__batch_size": 1, "work__shards_in_flight": 1}
+    ran = Ran(source, tmp_path / "out", settings(tmp_path, **some))
+
+    def break_it(_: Crew) -> None:
+        _wait_for_rows(tmp_path / "out")
+        engine: Any = resident(ran.job.settings.model)
+        engine._stop("the card fell off the bus")
+
+    try:
+        balance = ran.go(break_it)
+    finally:
+        release()
+    assert ran.errors == []
+    assert balance.balanced
+    assert len(texts(tmp_path / "out")) == 32
+    assert [worker["loads"] for worker in balance.workers] == [1, 1]
+
+
+def test_a_child_whose_engine_breaks_is_replaced(source: Path, tmp_path: Path) -> None:
+    ran = Ran(source, tmp_path / "out", settings(tmp_path, work__runner="process"))
+    with muster(ran.job, ran.worker) as crew:
+        hand: Any = _children(crew)[0]
+
+        def breaks(shard: Any) -> Any:
+            raise EngineError("CUDA error: an illegal memory access was encountered")
+
+        hand.process, hand.loaded = breaks, True
+        hand._loads = True  # as a model's would be
+        with ThreadPoolExecutor(crew.slots) as pool:
+            receipts = list(pool.map(crew.process, ran.plan.shards))
+        assert _children(crew)[0] is not hand
+    assert sum(r.documents for r in receipts) == 16
+    assert len(texts(tmp_path / "out")) == 32
+
+
+def test_a_gpu_on_which_every_engine_breaks_is_given_up(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    class Breaks(LocalHand):
+        renews = True
+
+        def __init__(self, worker: Worker, pages: int | None) -> None:
+            super().__init__(worker, pages)
+            tried.append(worker)
+
+        def process(self, shard: Any) -> Any:
+            raise EngineError("uncorrectable ECC error")
+
+    monkeypatch.setattr("tasks.crew.LocalHand", Breaks)
+    ran = Ran(source, tmp_path / "out", settings(tmp_path))
+    balance = ran.go()
+    assert len(set(tried)) == len(tried) == BREAKS
+    assert len(ran.errors) == 8
+    assert any("ECC error; " in str(error) for error in ran.errors)
+    assert {type(error) for error in ran.errors} <= {EngineError, Stopped}
+    assert not balance.balanced
+    assert run(source, tmp_path / "out", settings(tmp_path)).balanced
 
 
 def test_without_any_engine_left_the_cause_is_told_once(source: Path, tmp_path: Path) -> None:
@@ -500,10 +574,7 @@ def test_a_model_that_cannot_be_loaded_is_the_error_of_the_run(
 def test_a_place_where_no_worker_lives_to_load_its_engine_is_given_up(
     source: Path, tmp_path: Path
 ) -> None:
-    model = Path(__file__).resolve().parents[1] / "models" / "pagereader-19m"
-    slow_to_load = {"model__framework": "transformers", "model__device": "cpu"}
-    changes = {**slow_to_load, "model__name": "qwen25vl", "model__id": str(model)}
-    ran = Ran(source, tmp_path / "out", settings(tmp_path, work__runner="process", **changes))
+    ran = Ran(source, tmp_path / "out", settings(tmp_path, work__runner="process", **READER))
     with _killing() as (kill_all, killed):
         ran.go(kill_all)
     assert 3 <= len(killed) <= 9

@@ -388,28 +388,35 @@ def test_its_processes_end_when_the_one_that_loads_the_model_is_killed(tmp_path:
 COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
 
 
-@pytest.mark.parametrize("runner", ["thread", "process"])
-def test_the_whole_pipeline_reads_with_it_and_leaves_nothing(runner: str, tmp_path: Path) -> None:
-    pytest.importorskip("prefect", reason="the environment of `make test-vllm` has it")
-    parquet = pytest.importorskip("pyarrow.parquet")
+def command(tmp_path: Path, pages: list[list[str]], **work: Any) -> list[str]:
+    """That runs the pipeline on pages of such lines."""
     (source := tmp_path / "in").mkdir()
-    (temporary := tmp_path / "tmp").mkdir()
-    for number in range(3):
-        page(LINES[:1]).save(source / f"{number}.png")
+    for number, lines in enumerate(pages):
+        page(lines).save(source / f"{number}.png")
     model = {"name": "auto", "id": MODEL, "framework": "vllm", "device": "cpu", "batch_size": 4}
     options = {"max_model_len": 2048, "enforce_eager": True}
     wanted = {
         "model": {**model, "options": options},
-        "outputs": {"text": {"prompt": PROMPT, "max_new_tokens": 50}},
+        "outputs": {"text": {"prompt": PROMPT, "max_new_tokens": 300}},
         "render": {"max_dpi": 72, "multiple_of": 28},
-        "work": {"runner": runner},
+        "work": work,
     }
     (tmp_path / "vllm.yaml").write_text(json.dumps(wanted))
+    return [*COMMAND, "run", str(source), str(tmp_path / "out"), "-c", str(tmp_path / "vllm.yaml")]
+
+
+@pytest.mark.parametrize("runner", ["thread", "process"])
+def test_the_whole_pipeline_reads_with_it_and_leaves_nothing(runner: str, tmp_path: Path) -> None:
+    pytest.importorskip("prefect", reason="the environment of `make test-vllm` has it")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (temporary := tmp_path / "tmp").mkdir()
     before = set(os.listdir("/dev/shm"))
-    arguments = ["run", str(source), str(tmp_path / "out"), "-c", str(tmp_path / "vllm.yaml")]
     home = {"TMPDIR": str(temporary), "PREFECT_HOME": str(tmp_path / "prefect")}
     ran = subprocess.run(
-        [*COMMAND, *arguments], env={**os.environ, **home}, capture_output=True, text=True
+        command(tmp_path, [LINES[:1]] * 3, runner=runner),
+        env={**os.environ, **home},
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 0, ran.stderr
     rows = parquet.read_table(next((tmp_path / "out").glob("recipe=*/pages"))).to_pylist()
@@ -420,6 +427,34 @@ def test_the_whole_pipeline_reads_with_it_and_leaves_nothing(runner: str, tmp_pa
     while (left := set(os.listdir("/dev/shm")) - before) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
+
+
+@pytest.mark.parametrize("runner", ["thread", "process"])
+def test_a_run_goes_on_when_its_engine_process_is_killed(runner: str, tmp_path: Path) -> None:
+    pytest.importorskip("prefect", reason="the environment of `make test-vllm` has it")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import psutil
+
+    pages = [[f"Page {number}", *LINES] for number in range(12)]
+    run = command(tmp_path, pages, runner=runner, part_pages=1, shard_documents=4)
+    home = {"PREFECT_HOME": str(tmp_path / "prefect")}
+    ran = subprocess.Popen(run, env={**os.environ, **home}, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out").glob("recipe=*/pages/*.parquet")):
+        assert ran.poll() is None
+        time.sleep(0.02)
+    family = psutil.Process(ran.pid).children(recursive=True)
+    cores = [child for child in family if "EngineCore" in child.name()]
+    for core in cores:
+        core.kill()
+    _, told = ran.communicate(timeout=2 * SECONDS)
+    assert ran.returncode == 0, told
+    assert len(cores) == 1
+    (sheet,) = (tmp_path / "out").glob("recipe=*/runs/*.json")
+    balance = json.loads(sheet.read_text())
+    assert [worker["loads"] for worker in balance["workers"]] == [1, 1]
+    rows = parquet.read_table(next((tmp_path / "out").glob("recipe=*/pages"))).to_pylist()
+    said = {f"Page {number}\n{LINES[0]} {LINES[1]}" for number in range(12)}
+    assert sorted(row["text"] for row in rows) == sorted(said)
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
