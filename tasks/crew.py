@@ -16,6 +16,7 @@ import dataclasses
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -156,6 +157,11 @@ class Crew:
         WorkerLost, EngineError
             `TRIES` workers have died, or engines broken, over it; the message says what is left.
         """
+        receipt, rest = self._finish(shard)
+        return receipt if rest is shard else _with_lost(receipt, shard, rest, self._ledger)
+
+    def _finish(self, shard: Shard) -> tuple[Receipt, Shard]:
+        """The receipt of the worker that has finished it, and what that one was given of it."""
         lost = 0
         while True:
             post, hand = self._take()
@@ -163,7 +169,7 @@ class Crew:
                 with self._working():
                     receipt = hand.process(shard)
                 post.breaks = 0
-                return receipt
+                return receipt, shard
             except (WorkerLost, EngineError, UsageError, Stopped) as error:
                 if self._stopped.is_set():
                     raise Stopped("stopped") from None
@@ -285,6 +291,20 @@ def unfinished(shard: Shard, ledger: Ledger) -> Shard:
 
     items = tuple(item for item in shard.items if untouched(item.source.uri, item.seen))
     return dataclasses.replace(shard, items=items)
+
+
+def _with_lost(receipt: Receipt, shard: Shard, rest: Shard, ledger: Ledger) -> Receipt:
+    """With what workers that were lost had committed; what it took is not known any more."""
+    given = {item.source.uri for item in rest.items}
+    uris = (item.source.uri for item in shard.items if item.source.uri not in given)
+    before = [document for uri in uris if (document := ledger.get(uri)) is not None]
+    pages = sum((Counter(document.statuses) for document in before), Counter(receipt.pages))
+    return dataclasses.replace(
+        receipt,
+        documents=receipt.documents + len(before),
+        committed=receipt.committed + len(before),
+        pages=dict(pages),
+    )
 
 
 @contextlib.contextmanager

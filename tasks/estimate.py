@@ -36,7 +36,7 @@ def estimate(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
     rate = last["cost"]["pages_per_second"] if last else None
     seconds = pages / rate if rate else None
     busy = pages * last["cost"]["gpu_seconds"] / _read(last) if last else None
-    workers = len(last.get("workers", ())) if last else 1
+    workers = [worker["worker"] for worker in last.get("workers", ())] if last else []
     paid = None if seconds is None else price(seconds, workers, settings)
     exact = plan.todo <= len(probed)
     return {

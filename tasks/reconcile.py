@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -201,17 +201,19 @@ def missing(plan: Plan) -> Iterator[str]:
                 yield f"{uri}: {fault}"
 
 
-def price(seconds: float, workers: int, settings: Settings) -> float | None:
-    """What GPUs cost that are paid from beginning to end; None where no price is set."""
+def price(seconds: float, workers: Iterable[str], settings: Settings) -> float | None:
+    """What the GPUs of these workers cost, from beginning to end; None where no price is set."""
     if (rate := settings.work.gpu_hour_price) is None:
         return None
-    gpus = math.ceil(max(workers, 1) * settings.gpus_per_worker / settings.work.workers_per_gpu)
+    # One that took the place of a lost one has its name, on Ray up to where it is.
+    places = len({worker.partition("@")[0] for worker in workers}) or 1
+    gpus = math.ceil(places * settings.gpus_per_worker / settings.work.workers_per_gpu)
     return seconds / 3600 * gpus * rate
 
 
 def _cost(work: Work, pages: int, seconds: float, settings: Settings) -> dict[str, Any]:
     receipts = work.receipts
-    paid = price(seconds, len(work.reports), settings)
+    paid = price(seconds, [report.worker for report in work.reports], settings)
     all_workers = together(work.reports)
     prompt = sum(r.prompt_tokens for r in receipts)
     completion = sum(r.completion_tokens for r in receipts)

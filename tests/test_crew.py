@@ -118,6 +118,7 @@ def test_a_killed_child_is_replaced_and_nothing_is_lost_or_doubled(
     balance = ran.go(kill_one)
     assert ran.errors == []
     assert balance.balanced
+    assert balance.pages["read"] == {"ok": 32}
     assert len(texts(out)) == balance.pages["rows"] == 32
     assert [r["worker"] for r in balance.workers].count("child-1") == 2
     assert {r["loads"] for r in balance.workers} == {1}
@@ -216,7 +217,7 @@ def test_an_engine_that_breaks_is_loaded_anew_and_the_run_goes_on(
         release()
     assert ran.errors == []
     assert balance.balanced
-    assert len(texts(tmp_path / "out")) == 32
+    assert len(texts(tmp_path / "out")) == sum(balance.pages["read"].values()) == 32
     assert [worker["loads"] for worker in balance.workers] == [1, 1]
 
 

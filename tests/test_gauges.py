@@ -51,7 +51,15 @@ def test_a_balance_sheet_shows_rates_queue_and_price(tmp_path: Path, source: Pat
 def test_gpus_are_paid_once_however_many_share_them(tmp_path: Path) -> None:
     shared = {"work__runner": "process", "work__workers_per_gpu": 2}
     settings = echo_settings(tmp_path, work__gpu_hour_price=2.0, **shared)
-    assert [price(1800, workers, settings) for workers in (1, 2, 3, 4)] == [1.0, 1.0, 2.0, 2.0]
+    names = ["gpu-0.1", "gpu-1.1", "gpu-0.2", "gpu-1.2"]
+    paid = [price(1800, names[:workers], settings) for workers in (0, 1, 2, 3, 4)]
+    assert paid == [1.0, 1.0, 1.0, 2.0, 2.0]
+
+
+def test_a_worker_in_the_place_of_a_lost_one_is_not_paid_twice(tmp_path: Path) -> None:
+    settings = echo_settings(tmp_path, work__gpu_hour_price=2.0)
+    again = ["ray-1@10.0.0.1/5", "ray-2@10.0.0.1/6", "ray-1@10.0.0.2/7"]
+    assert price(3600, again, settings) == 4.0
 
 
 def test_each_shard_has_its_own(tmp_path: Path, source: Path) -> None:
