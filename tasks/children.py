@@ -27,7 +27,7 @@ from multiprocessing.managers import BaseManager, BaseProxy
 from pathlib import Path
 from typing import cast
 
-from loaders.families import needs_gpu, takes_time_to_load
+from loaders.families import needs_gpu
 from loaders.resident import TURN
 from pagemill.errors import PagemillError, UsageError, WorkerLost
 from tasks.gauges import Report
@@ -64,7 +64,8 @@ def child_makers(job: Job) -> list[Callable[[int | None], Child]]:
     if not room or room < (work.workers or 1):
         raise UsageError(
             f"work.runner: process: {work.workers or 1} workers of {each} GPUs do "
-            f"not fit on the {len(gpus)} GPUs here: see `pagemill doctor`, or lower work.workers"
+            f"not fit on the {len(gpus)} GPUs here (work.workers_per_gpu: {work.workers_per_gpu}): "
+            "see `pagemill doctor`, or lower work.workers"
         )
     return [partial(Child, job, "gpu", gpus)] * (work.workers or room)
 
@@ -82,7 +83,6 @@ class Child:
 
     def __init__(self, job: Job, name: str, gpus: list[str] | None, pages: int | None) -> None:
         self.loaded = False
-        self._loads = takes_time_to_load(job.settings.model)
         self._silent = 0.0
         self._closed = threading.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="pagemill-")
@@ -116,7 +116,7 @@ class Child:
 
     @property
     def renews(self) -> bool:
-        return self._loads and self.loaded
+        return self.loaded
 
     def enter(self) -> None:
         with self._lifeline():

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 
+from loaders.families import takes_time_to_load
 from pagemill.errors import EngineError, Stopped, UsageError, WorkerLost
 from pagemill.ledger import Ledger
 from pagemill.settings import Settings
@@ -46,6 +47,7 @@ class _Post:
     """A worker's place: who holds it, who makes the next one, what those before have done."""
 
     make: Callable[[], Hand]
+    loads: bool  # an engine, which a fresh worker would load anew
     hand: Hand | None = None
     latest: Report | None = None
     before: list[Report] = field(default_factory=list)
@@ -104,7 +106,7 @@ class _Post:
             if self.hand is not hand:
                 return
             self.breaks += isinstance(error, EngineError)
-            self.broken = not is_mended_by_another(hand, error) or self.breaks == BREAKS
+            self.broken = not self.is_mended_by_another(hand, error) or self.breaks == BREAKS
             self.before = [dataclasses.replace(report, loading=None) for report in self.look()]
             self.latest = self.hand = None
             hand.stop()
@@ -113,10 +115,10 @@ class _Post:
             if not self.broken and self.stillborn < TRIES:
                 self.fill()
 
-
-def is_mended_by_another(hand: Hand, error: Exception) -> bool:
-    """Whether another worker in the place of this one may do what it could not."""
-    return isinstance(error, WorkerLost) or (isinstance(error, EngineError) and hand.renews)
+    def is_mended_by_another(self, hand: Hand, error: Exception) -> bool:
+        """Whether another worker in the place of this one may do what it could not."""
+        broke = isinstance(error, EngineError)
+        return isinstance(error, WorkerLost) or (broke and self.loads and hand.renews)
 
 
 class Crew:
@@ -180,7 +182,7 @@ class Crew:
                 if isinstance(error, Stopped):
                     raise
                 # What dies while it loads is not the shard's fault.
-                lost += is_mended_by_another(hand, error) and hand.loaded
+                lost += post.is_mended_by_another(hand, error) and hand.loaded
                 shard = self._after(error, post, hand, shard, last=lost == TRIES)
 
     def _after(self, error: Exception, post: _Post, hand: Hand, shard: Shard, last: bool) -> Shard:
@@ -327,7 +329,8 @@ def muster(job: Job, worker: Worker, pages: int | None = None) -> Iterator[Crew]
     with contextlib.ExitStack() as stack:
         makers = _makers(job, worker, stack)
         share = None if pages is None else -(-pages // len(makers))
-        posts = [_Post(partial(make, share)) for make in makers]
+        loads = takes_time_to_load(job.settings.model)
+        posts = [_Post(partial(make, share), loads) for make in makers]
         stack.callback(_leave, posts)
         errors = _fill(posts)
         posts = [post for post in posts if post.hand is not None]

@@ -69,7 +69,7 @@ class LocalHand:
 
     @property
     def renews(self) -> bool:
-        return takes_time_to_load(self.worker.job.settings.model) and self.worker.engine_is_lost()
+        return self.worker.engine_is_lost()
 
     def enter(self) -> None:
         self.worker.enter()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from loaders.families import needs_gpu, takes_time_to_load
+from loaders.families import needs_gpu
 from pagemill.errors import OrchestratorError, PagemillError, UsageError, WorkerLost
 from tasks.gauges import Report
 from tasks.hand import STOP_SECONDS
@@ -111,7 +111,6 @@ class Actor:
 
     def __init__(self, ray: Any, job: Job, name: str, gpus: int, pages: int | None) -> None:
         self._ray, self.name = ray, name
-        self._loads = takes_time_to_load(job.settings.model)
         # To load, to say when there is room, to be asked and to be stopped meanwhile.
         threads = slots(job.settings) + 4
         options = {
@@ -142,7 +141,7 @@ class Actor:
 
     @property
     def renews(self) -> bool:
-        return self._loads and self.loaded
+        return self.loaded
 
     def enter(self) -> None:
         self._call("enter")

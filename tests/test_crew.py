@@ -230,7 +230,7 @@ def test_a_child_whose_engine_breaks_is_replaced(source: Path, tmp_path: Path) -
             raise EngineError("CUDA error: an illegal memory access was encountered")
 
         hand.process, hand.loaded = breaks, True
-        hand._loads = True  # as a model's would be
+        crew._posts[0].loads = True  # as with a model
         with ThreadPoolExecutor(crew.slots) as pool:
             receipts = list(pool.map(crew.process, ran.plan.shards))
         assert _children(crew)[0] is not hand
@@ -254,6 +254,7 @@ def test_a_gpu_on_which_every_engine_breaks_is_given_up(
             raise EngineError("uncorrectable ECC error")
 
     monkeypatch.setattr("tasks.crew.LocalHand", Breaks)
+    monkeypatch.setattr("tasks.crew.takes_time_to_load", lambda _: True)
     ran = Ran(source, tmp_path / "out", settings(tmp_path))
     balance = ran.go()
     assert len(set(tried)) == len(tried) == BREAKS

@@ -437,7 +437,8 @@ def test_a_run_goes_on_when_its_engine_process_is_killed(runner: str, tmp_path: 
 
     pages = [[f"Page {number}", *LINES] for number in range(12)]
     run = command(tmp_path, pages, runner=runner, part_pages=1, shard_documents=4)
-    home = {"PREFECT_HOME": str(tmp_path / "prefect")}
+    (temporary := tmp_path / "tmp").mkdir()
+    home = {"TMPDIR": str(temporary), "PREFECT_HOME": str(tmp_path / "prefect")}
     ran = subprocess.Popen(run, env={**os.environ, **home}, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "out").glob("recipe=*/pages/*.parquet")):
         assert ran.poll() is None
