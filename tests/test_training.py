@@ -153,7 +153,7 @@ def test_what_is_drawn_on_a_page_says_what_is_written_on_it(
     assert said == ({"a diagram"} if form is diagrams.diagram else set(CHARTS))
 
 
-CHARTS = ("a bar chart", "a line chart", "a pie chart")
+CHARTS = ("a bar chart", "a line chart", "a pie chart", "a Gantt chart")
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ PICTURES = {
     "drawing": 12,
     "plot": 36,
     "sheet": 9,
-    "chart": 6,
+    "chart": 9,
     "diagram": 14,
     "table": 4,
 }

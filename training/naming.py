@@ -35,6 +35,7 @@ CLASSES = {
     "plot in 3-D": "A three-dimensional plot",
     "bars": "A (stacked )?bar chart",
     "lines": "A line chart",
+    "Gantt": "A Gantt chart",
     "pie": "A pie chart",
     "points": "A scatter plot",
     "distribution": "A (histogram|box plot|violin plot)|An area chart",

@@ -113,7 +113,13 @@ def _write_cell(
     x, until = grid.edges[column : column + 2]
     at = Box(x + grid.pad, y + above, until - x - 2 * grid.pad, bottom)
     if not grid.tall:
-        page.write_line(text, face, grid.style, at.x, at.y, align, at.width)
+        marked = text[-1].isdigit() and page.r.random() < 0.04
+        room = at.width - (size * 0.6 if marked else 0)
+        end = page.write_line(text, face, grid.style, at.x, at.y, align, room)
+        if marked:  # the number of a note, above the line
+            small = grid.style.library.at(grid.style.family, "r", size * 0.6)
+            note = str(page.r.randint(1, 9))
+            page.write_line(note, small, grid.style, end, at.y - size * 0.03)
         return grid.step
     how = Setting(align, leading=size * 1.15, longest=3)
     below, _ = page.write(text, face, grid.style, at, how)
@@ -229,7 +235,8 @@ class _Columns:
 def _hanging_caption(page: Page, style: Style, say: Speaker, box: Box) -> float:
     r = page.r
     page.separate()
-    label = f"{r.choice(['Table', 'Table', 'Tableau', 'Tabelle'])} {r.randint(1, 30)}."
+    label = f"{r.choice(['Table', 'Figure', 'Tableau', 'Tabelle'])} {r.randint(1, 30)}"
+    label += r.choice([".", ".", ":", ".—", " –"])
     hang = page.write_line(label, style.bold, style, box.x, box.y) + style.em * r.uniform(0.4, 1.2)
     page.say(" ")
     beside = box._replace(x=hang, width=box.width - hang + box.x)

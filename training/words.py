@@ -43,7 +43,7 @@ MONTHS = {
     "it": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre "
     "dicembre",
 }
-REPEATING = 0.12
+REPEATING = 0.14
 """Share of the documents that say the same again and again, as blind text does."""
 SIGNS = ASCII[1:] + "–—‘’“”…•€£§©°«»±×" + LATIN_1
 QUOTES = {"de": "„“", "fr": "«»", "es": "«»", "it": "«»", "pl": "„”", "cs": "„“", "ro": "„”"}
@@ -87,7 +87,9 @@ class Speaker:
         self.r, self.hard = r, hard
         self.language = texts.pick(r)
         self.texts = texts.languages[self.language]
-        self.refrain = self._sentences(r.randint(1, 9)) if r.random() < REPEATING else []
+        self.refrain = (
+            self._sentences(r.choice([1, 1, 2, 2, 3, 5, 9])) if r.random() < REPEATING else []
+        )
         self.curly = r.random() < 0.4
         self.dash = r.random() < 0.3
 
