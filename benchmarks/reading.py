@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import json
 import re
 import statistics
 import tempfile
@@ -20,12 +22,14 @@ from benchmarks.common import emit, print_table
 from benchmarks.corpus import TRUE_TEXT, Scorer, read_all
 from benchmarks.gpu_read import read_all as read_files
 from benchmarks.gpu_read import report, rows_of, write
+from benchmarks.order import in_order_of
 from loaders.resident import engine_for
 from pagemill import answers
 from pagemill.config import load_settings, parse_overrides
 from pagemill.document import PageImage
 from pagemill.errors import ErrorKind
 from pagemill.settings import Settings
+from tasks.read import TURNED_BACK
 from tasks.render import render
 
 Row = dict[str, Any]
@@ -91,9 +95,10 @@ def main(
 
     The documents with a true text are transcribed and the pictures described, drawn and asked
     as the config says; no text layer stands in. A page that the model says is turned is turned
-    back and read again, once. Error rates are score.py's, medians and means
+    back and read again, as the pipeline does it. Error rates are score.py's, medians and means
     over documents; one of which nothing was read counts as all wrong. One that is known in part
-    has no CER; a picture's kind is right where its caption has a word of a table in this file.
+    has no CER. What of the mean is order is the rate that would remain were every letter right
+    (order.py). A picture's kind is right where its caption has a word of a table in this file.
 
     \b
       python benchmarks/reading.py --tesseract
@@ -111,7 +116,7 @@ def main(
         result = read(settings, corpus, only, scorer, folder)
         if tesseract:
             scorer.score("tesseract", list(read_all(corpus)))
-            result["tesseract"] = by_group(folder / "tesseract.csv", only)
+            result["tesseract"] = by_group(corpus, folder, "tesseract", only)
     show(result)
     emit("reading", result, append)
 
@@ -130,9 +135,12 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
             files = draw(paths, folder / name, settings)
             began = time.perf_counter()
             said = read_files(engine, files, asked.prompt, asked.max_new_tokens)
-            turned = [file for file, answer in said if turn_upright(file, answer.text)]
-            again = dict(read_files(engine, turned, asked.prompt, asked.max_new_tokens))
-            said = [(file, again.get(file, answer)) for file, answer in said]
+            turned: set[Path] = set()
+            for _ in range(TURNED_BACK):
+                lying = [file for file, answer in said if turn_upright(file, answer.text)]
+                again = dict(read_files(engine, lying, asked.prompt, asked.max_new_tokens))
+                said = [(file, again.get(file, answer)) for file, answer in said]
+                turned.update(lying)
             write(folder / f"{name}.jsonl", said)
             spent = time.perf_counter() - began
             other = sum(named(answer.text) is ErrorKind.OTHER_SCRIPT for _, answer in said)
@@ -152,7 +160,7 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
         "model": settings.model.id,
         "quantization": settings.model.quantization,
         "framework": engine.version,
-        "groups": by_group(folder / "model.csv", only),
+        "groups": by_group(corpus, folder, "model", only),
         "reading": speed,
         "pictures": len(captions),
         "kind_right": len(captions) - len(wrong),
@@ -196,27 +204,54 @@ def turn_upright(file: Path, answer: str) -> bool:
     return bool(degrees)
 
 
-def by_group(scores: Path, only: str = "") -> dict[str, Row]:
-    """Documents, median and mean CER, mean F1 of each group in score.py's table of documents.
+def by_group(corpus: Path, folder: Path, reader: str, only: str = "") -> dict[str, Row]:
+    """Documents, median and mean CER, what of the mean is order, and mean F1, of each group.
 
     One without any text is there with an error rate of 1; so what was not asked for (`only`) has
     to be left out here.
     """
-    with scores.open(encoding="utf-8", newline="") as file:
+    with (folder / f"{reader}.csv").open(encoding="utf-8", newline="") as file:
         documents = [row for row in csv.DictReader(file) if only in row["path"]]
+    order = order_costs(corpus, folder / f"{reader}-texts.jsonl")
     found = {}
     for name, belongs in GROUPS.items():
         group = [row for row in documents if belongs(row)]
-        rates = [float(row["cer"]) for row in group if row["cer"]]
+        rated = [(float(row["cer"]), order[row["path"]]) for row in group if row["cer"]]
         words = [float(row["bow_f1"]) for row in group if row["bow_f1"]]
-        if rates:
+        if rated:
             found[name] = {
                 "documents": len(group),
-                "cer_median": round(statistics.median(rates), 4),
-                "cer_mean": round(statistics.mean(min(rate, 1.0) for rate in rates), 4),
+                "cer_median": round(statistics.median(rate for rate, _ in rated), 4),
+                "cer_mean": round(statistics.mean(min(rate, 1.0) for rate, _ in rated), 4),
+                "cer_order": round(statistics.mean(min(cost, 1.0) for _, cost in rated), 4),
                 "word_f1": round(statistics.mean(words), 4),
             }
     return found
+
+
+def order_costs(corpus: Path, texts: Path) -> dict[str, float]:
+    """By path: the error rate of the true words in the order in which they were read."""
+    from rapidfuzz.distance import Levenshtein
+
+    spec = importlib.util.spec_from_file_location("score", corpus / "score.py")
+    assert spec and spec.loader  # it has just been run
+    score = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(score)
+    read: dict[str, list[str]] = {}
+    for line in texts.read_text(encoding="utf-8").splitlines():
+        page = json.loads(line)
+        read.setdefault(page["uri"], []).append(page["text"])
+    costs = {}
+    with (corpus / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in (row for row in rows if row["gt_kind"] in TRUE_TEXT and row["gt_kind"] != "tests"):
+        true = score.norm((corpus / row["gt"]).read_text(encoding="utf-8").replace("\f", "\n"))
+        pages = read.get(Path(row["path"]).name, [])
+        if row["ignore"]:
+            pages = [re.sub(row["ignore"], " ", page) for page in pages]
+        ordered = in_order_of(true, score.norm("\n".join(pages)))
+        costs[row["path"]] = Levenshtein.distance(true, ordered) / max(1, len(true))
+    return costs
 
 
 def show(result: Row) -> None:
@@ -225,7 +260,7 @@ def show(result: Row) -> None:
     for reader in ("groups", "tesseract"):
         if reader in result:
             print("tesseract" if reader == "tesseract" else result["model"])
-            header = ("documents", "n", "CER median", "CER mean", "word F1")
+            header = ("documents", "n", "CER median", "CER mean", "of it order", "word F1")
             print_table(header, [(name, *row.values()) for name, row in result[reader].items()])
     speed = result["reading"]
     print(f"{speed['pages']} pages in {speed['seconds']} s: {speed['loops']} loop,", end=" ")

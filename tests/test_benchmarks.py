@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.limits import limits
+from benchmarks.order import in_order_of
 from benchmarks.pages import VOCABULARY, write_documents, write_shapes
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -163,3 +164,20 @@ def test_a_rate_of_one_worker_is_told_when_time_is_up() -> None:
     assert (line["cut_off"], line["runs"]) == (True, [first])
     assert first["workers"] == 1 and first["pages_per_second"] > 0
     assert "scaling" not in line
+
+
+@pytest.mark.parametrize(
+    "true, read, ordered",
+    [
+        ("a b c", "a b c", "a b c"),
+        ("x y 1 2 3 4", "x 1 3 y 2 4", "x 1 3 y 2 4"),
+        ("x y 1 2 3 4", "X 1 3 y 2 4", "x 1 3 y 2 4"),
+        ("x y 1 2", "nothing of it", "x y 1 2"),
+        ("a a b a", "b a a a", "b a a a"),
+        ("a b", "", "a b"),
+        ("", "a b", ""),
+    ],
+)
+def test_the_true_words_are_put_where_they_were_read(true: str, read: str, ordered: str) -> None:
+    assert in_order_of(true, read) == ordered
+    assert sorted(in_order_of(true, read).split()) == sorted(true.split())
