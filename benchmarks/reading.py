@@ -231,8 +231,6 @@ def by_group(corpus: Path, folder: Path, reader: str, only: str = "") -> dict[st
 
 def order_costs(corpus: Path, texts: Path) -> dict[str, float]:
     """By path: the error rate of the true words in the order in which they were read."""
-    from rapidfuzz.distance import Levenshtein
-
     spec = importlib.util.spec_from_file_location("score", corpus / "score.py")
     assert spec and spec.loader  # it has just been run
     score = importlib.util.module_from_spec(spec)
@@ -250,7 +248,7 @@ def order_costs(corpus: Path, texts: Path) -> dict[str, float]:
         if row["ignore"]:
             pages = [re.sub(row["ignore"], " ", page) for page in pages]
         ordered = in_order_of(true, score.norm("\n".join(pages)))
-        costs[row["path"]] = Levenshtein.distance(true, ordered) / max(1, len(true))
+        costs[row["path"]] = score.measure(true, ordered)["cer"]
     return costs
 
 
