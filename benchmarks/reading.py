@@ -116,7 +116,11 @@ def main(
         result = read(settings, corpus, only, scorer, folder)
         if tesseract:
             scorer.score("tesseract", list(read_all(corpus)))
-            result["tesseract"] = by_group(corpus, folder, "tesseract", only)
+            result["tesseract"] = by_group(
+                folder / "tesseract.csv",
+                order_costs(corpus, folder / "tesseract-texts.jsonl"),
+                only,
+            )
     show(result)
     emit("reading", result, append)
 
@@ -160,7 +164,9 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
         "model": settings.model.id,
         "quantization": settings.model.quantization,
         "framework": engine.version,
-        "groups": by_group(corpus, folder, "model", only),
+        "groups": by_group(
+            folder / "model.csv", order_costs(corpus, folder / "model-texts.jsonl"), only
+        ),
         "reading": speed,
         "pictures": len(captions),
         "kind_right": len(captions) - len(wrong),
@@ -204,15 +210,14 @@ def turn_upright(file: Path, answer: str) -> bool:
     return bool(degrees)
 
 
-def by_group(corpus: Path, folder: Path, reader: str, only: str = "") -> dict[str, Row]:
+def by_group(scores: Path, order: dict[str, float], only: str = "") -> dict[str, Row]:
     """Documents, median and mean CER, what of the mean is order, and mean F1, of each group.
 
-    One without any text is there with an error rate of 1; so what was not asked for (`only`) has
-    to be left out here.
+    `scores` is score.py's table, `order` by path what `order_costs` says. One without any text is
+    there with an error rate of 1; so what was not asked for (`only`) has to be left out here.
     """
-    with (folder / f"{reader}.csv").open(encoding="utf-8", newline="") as file:
+    with scores.open(encoding="utf-8", newline="") as file:
         documents = [row for row in csv.DictReader(file) if only in row["path"]]
-    order = order_costs(corpus, folder / f"{reader}-texts.jsonl")
     found = {}
     for name, belongs in GROUPS.items():
         group = [row for row in documents if belongs(row)]

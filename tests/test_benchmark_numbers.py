@@ -129,9 +129,27 @@ def test_a_document_that_was_not_read_counts_as_all_wrong(tmp_path: Path) -> Non
             {"path": "docs/known-in-part.pdf"},
         ],
     )
-    group = reading.by_group(scores)["digital, English"]
-    assert group == {"documents": 4, "cer_median": 1.0, "cer_mean": 0.6667, "word_f1": 0.5}
-    assert reading.by_group(scores, only="a.pdf")["all"]["cer_mean"] == 0
+    order = {"docs/a.pdf": 0.0, "docs/b.pdf": 1.5, "docs/c.pdf": 0.2}
+    group = reading.by_group(scores, order)["digital, English"]
+    rates = {"cer_median": 1.0, "cer_mean": 0.6667, "cer_order": 0.4}
+    assert group == {"documents": 4, **rates, "word_f1": 0.5}
+    assert reading.by_group(scores, order, only="a.pdf")["all"]["cer_mean"] == 0
+
+
+def test_a_table_read_by_rows_costs_order_where_its_truth_goes_by_columns(tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(
+        "def norm(text): return text\n"
+        "def measure(true, read): return {'cer': sum(map(str.__ne__, true, read)) / len(true)}\n"
+    )
+    names = ("path", "gt", "gt_kind", "ignore")
+    manifest = [("docs/a.pdf", "a.txt", "human", "page [0-9]"), ("docs/b.pdf", "", "tests", "")]
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([names, *manifest])
+    (tmp_path / "a.txt").write_text("a b 1 2")
+    page = {"uri": "a.pdf", "page": 1, "text": "A 1 b 2 page 9"}  # and a letter is wrong
+    (tmp_path / "texts.jsonl").write_text(json.dumps(page))
+    costs = reading.order_costs(tmp_path, tmp_path / "texts.jsonl")
+    assert costs == {"docs/a.pdf": 2 / 7}
 
 
 def test_a_document_is_read_if_one_of_its_pages_was() -> None:
