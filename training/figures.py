@@ -207,15 +207,16 @@ def _gantt(
     columns, stub = r.randint(2, 12), width * r.uniform(0.18, 0.42)
     step, wide = height / (rows + 1), (width - stub) / columns
     ruled, tones = r.random() < 0.6, [r.randint(50, 250) for _ in range(r.randint(1, 4))]
-    span, first = r.choice(["Week ", "Hour ", "Day ", "Q", "Month ", "", say.word()[:5] + " "]), 1
+    span = r.choice(["Week ", "Hour ", "Day ", "Q", "Month ", "", say.word()[:5] + " "])
     page.write_line(say.title(20), style.bold, style, x, y + step * 0.3, width=stub)
     page.say(" ")
+    left = x + stub
     for column in range(columns):
-        place = x + stub + column * wide
-        text = f"{span}{first + column}"
+        place = left + column * wide
+        text = f"{span}{column + 1}"
         page.write_line(text, style.small, style, place, y + step * 0.3, "centre", wide)
         page.say(" ")
-    start = x + stub
+    end = left  # of the bar before, where the next may begin
     for row in range(rows):
         top = y + step * (row + 1)
         page.say("\n")
@@ -223,13 +224,13 @@ def _gantt(
         how = Setting(leading=style.small.size * 1.1, longest=3)
         page.write(say.line(r.choice([10, 24, 50])), style.small, style, box, how)
         for _ in range(r.choice([1, 1, 1, 2, 3])):
-            begin = start if r.random() < 0.3 else x + stub + (width - stub) * r.uniform(0, 0.85)
-            start = min(x + width, begin + wide * r.uniform(0.4, 0.5 * columns))
-            corners = (int(begin), int(top + step * 0.15)), (int(start), int(top + step * 0.85))
+            begin = end if r.random() < 0.3 else left + (width - stub) * r.uniform(0, 0.85)
+            end = min(x + width, begin + wide * r.uniform(0.4, 0.5 * columns))
+            corners = (int(begin), int(top + step * 0.15)), (int(end), int(top + step * 0.85))
             cv2.rectangle(page.cover, *corners, r.choice(tones), -1)
-            start = x + stub if start >= x + width else start
+            end = end if end < x + width else left
     for row in range(rows + 2 if ruled else 0):
         page.rule(x, y + step * row, x + width, 160)
     for column in range(columns + 1 if ruled or r.random() < 0.5 else 0):
-        page.line((x + stub + column * wide, y), (x + stub + column * wide, y + height), 160)
+        page.line((left + column * wide, y), (left + column * wide, y + height), 160)
     return f"a Gantt chart with {in_words(rows)} rows"
