@@ -1,6 +1,6 @@
 """What the order of words alone costs: a table read row by row, whose true text goes by columns.
 
-in_order_of("a b 1 2", "a l b 2")       # "a 1 b 2": the true words, as they were read
+in_order_of("a b 1 2", "A 1 b 2")       # "a 1 b 2": the true words, where they were read
 """
 
 from __future__ import annotations

@@ -116,11 +116,7 @@ def main(
         result = read(settings, corpus, only, scorer, folder)
         if tesseract:
             scorer.score("tesseract", list(read_all(corpus)))
-            result["tesseract"] = by_group(
-                folder / "tesseract.csv",
-                order_costs(corpus, folder / "tesseract-texts.jsonl"),
-                only,
-            )
+            result["tesseract"] = scores(corpus, folder, "tesseract", only)
     show(result)
     emit("reading", result, append)
 
@@ -164,9 +160,7 @@ def read(settings: Settings, corpus: Path, only: str, scorer: Scorer, folder: Pa
         "model": settings.model.id,
         "quantization": settings.model.quantization,
         "framework": engine.version,
-        "groups": by_group(
-            folder / "model.csv", order_costs(corpus, folder / "model-texts.jsonl"), only
-        ),
+        "groups": scores(corpus, folder, "model", only),
         "reading": speed,
         "pictures": len(captions),
         "kind_right": len(captions) - len(wrong),
@@ -210,13 +204,19 @@ def turn_upright(file: Path, answer: str) -> bool:
     return bool(degrees)
 
 
-def by_group(scores: Path, order: dict[str, float], only: str = "") -> dict[str, Row]:
+def scores(corpus: Path, folder: Path, reader: str, only: str) -> dict[str, Row]:
+    """Error rates by group of what `Scorer` has scored under this name."""
+    order = order_costs(corpus, folder / f"{reader}-texts.jsonl")
+    return by_group(folder / f"{reader}.csv", order, only)
+
+
+def by_group(table: Path, order: dict[str, float], only: str = "") -> dict[str, Row]:
     """Documents, median and mean CER, what of the mean is order, and mean F1, of each group.
 
-    `scores` is score.py's table, `order` by path what `order_costs` says. One without any text is
+    `table` is score.py's, `order` by path what `order_costs` says. One without any text is
     there with an error rate of 1; so what was not asked for (`only`) has to be left out here.
     """
-    with scores.open(encoding="utf-8", newline="") as file:
+    with table.open(encoding="utf-8", newline="") as file:
         documents = [row for row in csv.DictReader(file) if only in row["path"]]
     found = {}
     for name, belongs in GROUPS.items():
@@ -241,8 +241,8 @@ def order_costs(corpus: Path, texts: Path) -> dict[str, float]:
     score = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(score)
     read: dict[str, list[str]] = {}
-    for line in texts.read_text(encoding="utf-8").splitlines():
-        page = json.loads(line)
+    pages_read = map(json.loads, texts.read_text(encoding="utf-8").splitlines())
+    for page in sorted(pages_read, key=lambda page: int(page["page"])):
         read.setdefault(page["uri"], []).append(page["text"])
     costs = {}
     with (corpus / "manifest.csv").open(encoding="utf-8", newline="") as file:
